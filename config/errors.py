@@ -1,0 +1,127 @@
+"""Every error this project raises on purpose.
+
+    VisprefError
+    ├── RecipeError           a recipe, prompt or setting is wrong; nothing was run
+    ├── InputError            an input file cannot be read at all (a bad row is a RefusedImage)
+    ├── RefusedImage          one image is refused, with a reason from REFUSALS
+    ├── StorageError          the dataset's root cannot be read or written
+    │   └── RootBusy          another run holds the root
+    ├── RowError              one row failed; it goes to the failures table, the rest goes on
+    │   ├── InvalidAnswer     the model's answer is not what was asked for, after all asks
+    │   ├── EmptyAnswer       the model answered nothing
+    │   ├── RefusedAnswer     the model declined
+    │   ├── TruncatedAnswer   the answer stopped at the token limit
+    │   ├── AnswerTooLong     the answer is larger than any sane answer
+    │   └── RequestRejected   the server refused this request (HTTP 4xx)
+    └── StageStopped          the stage cannot go on; nothing done is lost, the rest stays pending
+        ├── BudgetExhausted   the hard budget is reached
+        ├── EndpointDown      the endpoint is dead or hanging
+        └── KeyRejected       the endpoint refuses the key (HTTP 401, 403)
+
+A message says what was given, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+REFUSALS = frozenset(
+    {
+        "missing",
+        "empty",
+        "truncated",
+        "not_an_image",
+        "wrong_extension",
+        "decompression_bomb",
+        "animated",
+        "unreadable_mode",
+        "unreadable_file",
+        "outside_allowed_folders",
+        "url_not_allowed",
+        "url_private_address",
+        "url_too_large",
+        "url_timeout",
+        "url_failed",
+        "no_image",
+        "no_prompt",
+        "follow_up_turn",
+        "bad_record",
+    }
+)
+
+
+class VisprefError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class RecipeError(VisprefError):
+    pass
+
+
+class InputError(VisprefError):
+    pass
+
+
+class RefusedImage(VisprefError):
+    """One image (or its record) is refused. `reason` is one of REFUSALS."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        if reason not in REFUSALS:
+            raise ValueError(f"unknown reason for a refusal: {reason!r}")
+        super().__init__(message)
+        self.reason = reason
+
+
+class StorageError(VisprefError):
+    pass
+
+
+class RootBusy(StorageError):
+    pass
+
+
+class RowError(VisprefError):
+    """One row failed. `raw_text` is what the model said, `attempts` how often it was asked."""
+
+    def __init__(self, message: str, *, raw_text: str | None = None, attempts: int = 1) -> None:
+        super().__init__(message)
+        self.raw_text = raw_text
+        self.attempts = attempts
+
+
+class InvalidAnswer(RowError):
+    pass
+
+
+class EmptyAnswer(RowError):
+    pass
+
+
+class RefusedAnswer(RowError):
+    pass
+
+
+class TruncatedAnswer(RowError):
+    pass
+
+
+class AnswerTooLong(RowError):
+    pass
+
+
+class RequestRejected(RowError):
+    pass
+
+
+class StageStopped(VisprefError):
+    pass
+
+
+class BudgetExhausted(StageStopped):
+    pass
+
+
+class EndpointDown(StageStopped):
+    pass
+
+
+class KeyRejected(StageStopped):
+    pass

@@ -1,0 +1,208 @@
+"""A recipe: what a dataset IS. Where it runs (URLs, keys, folders, speed) is `config.settings`.
+
+Two recipes with the same digest make the same dataset from the same inputs. A setting never
+changes a digest; every key here does, through the stage it belongs to.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from config.digest import digest
+from config.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Embed(Section):
+    """The two image encoders. A name is a Hugging Face repository or a local directory."""
+
+    clip_model: str
+    dino_model: str | None = None
+
+
+class Mine(Section):
+    """Where the contrastive image m' comes from."""
+
+    strategy: Literal["nearest", "blind"] = "nearest"
+    clip_min: Cosine = 0.95
+    dino_max: Cosine = 0.6
+    near_duplicate: Cosine = 0.999
+    update: Literal["keep", "refresh"] = "keep"
+
+
+class Call(Section):
+    """One kind of model call: which model, how it samples, which prompt."""
+
+    model: str
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+
+
+class Caption(Call):
+    prompt: str = "caption.txt"
+
+
+class Resample(Call):
+    k: Annotated[int, Field(ge=1, le=64)] = 10
+    min_answers: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+
+
+    @model_validator(mode="after")
+    def _at_most_k(self) -> Resample:
+        if self.min_answers is not None and self.min_answers > self.k:
+            raise ValueError(
+                f"min_answers is {self.min_answers} of k = {self.k} answers; expected at most k"
+            )
+        return self
+
+
+class Structured(Call):
+    """A call whose answer is JSON. `max_asks` counts the first ask and the ones after a bad answer."""
+
+    max_asks: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+class Extract(Structured):
+    prompt: str = "extract.txt"
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+
+
+class Rewrite(Structured):
+    prompt: str = "rewrite.txt"
+    max_tokens: Annotated[int, Field(ge=1)] = 2048
+
+
+class Split(Section):
+    """Shares of the kept rows; no image content stands on two sides."""
+
+    train: Fraction = 0.95
+    validation: Fraction = 0.05
+    test: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(
+                f"train + validation + test is {total:g}, expected 1; change one of the three"
+            )
+        return self
+
+
+class Assemble(Section):
+    """Which rows are kept. Lengths count words."""
+
+    min_words: Annotated[int, Field(ge=1)] = 1
+    max_words: Annotated[int, Field(ge=1)] = 400
+    max_length_ratio: Annotated[float, Field(ge=1.0)] = 3.0
+    require_neighbour: bool = True
+    split: Split = Split()
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    seed: int = 0
+    embed: Embed
+    mine: Mine = Mine()
+    caption: Caption
+    resample: Resample
+    extract: Extract
+    rewrite: Rewrite
+    assemble: Assemble = Assemble()
+
+    @property
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Reads a recipe by file path, or by the name of one in `config/recipes`.
+
+    `overrides` are dotted keys, e.g. {"resample.k": 4}. Raises RecipeError.
+    """
+    path = _find(name_or_path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} holds a {type(data).__name__}, expected keys and values")
+    for dotted, value in (overrides or {}).items():
+        _put(data, dotted, value)
+    return parse_recipe(data, origin=str(path))
+
+
+def parse_recipe(data: dict[str, Any], origin: str = "recipe") -> Recipe:
+    """Validates a recipe's keys and values. Raises RecipeError naming each wrong key."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise RecipeError(f"{origin}:\n  " + "\n  ".join(lines)) from error
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = RECIPES / f"{name_or_path}.yaml"
+    if path.name == str(name_or_path) and shipped.is_file():
+        return shipped
+    near = difflib.get_close_matches(str(name_or_path), recipe_names(), n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise RecipeError(
+        f"no recipe {str(name_or_path)!r}{hint}: give a YAML file or one of {recipe_names()}"
+    )
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise RecipeError(f"override {dotted!r}: {key!r} is a value, not a section")
+    data[last] = value
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        field = model.model_fields.get(str(part)) if isinstance(model, type) else None
+        if field is None:
+            return []
+        model = field.annotation
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
+
+
+def _explain(problem: Any) -> str:
+    location = problem["loc"]
+    where = ".".join(str(part) for part in location) or "recipe"
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']} (given: {problem.get('input')!r})"
+    known = _known_keys(location[:-1])
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{where}: unknown key; {hint}"

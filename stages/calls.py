@@ -1,0 +1,275 @@
+"""Runs a stage that calls a model: what is pending, in batches, on one event loop.
+
+    pending = inputs anti-join outputs under the stage's recipe digest
+
+Resume, retry, new rows and a changed prompt are this one query. The pending keys are counted
+once; their texts are joined chunk by chunk, so memory does not grow with the dataset. A batch
+travels as the path of its work file and a row group in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from config.errors import RowError, StageStopped, StorageError
+from models.chat import ChatClient
+from stages.base import CallStage, Outcome, Row, Work
+from storage import parts
+from storage.images import ImageStore
+from storage.schemas import FAILURES, TABLES
+from storage.tables import Tables, drop_duplicates
+
+CHUNK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where a batch's rows stand: nothing else travels."""
+
+    stage: str
+    path: str
+    row_group: int
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Which failed rows are asked afresh; None means any."""
+
+    stage: str | None = None
+    error_class: str | None = None
+
+    def sql(self, stage: str) -> str:
+        if self.stage not in (None, stage):
+            return "false"
+        if self.error_class is None:
+            return "true"
+        return "error_class = '" + self.error_class.replace("'", "''") + "'"
+
+
+@dataclass
+class BatchRunner:
+    """Does batches of one stage with one client. Free of Prefect: tasks wrap `run`."""
+
+    work: Work
+    stage: CallStage
+    client: ChatClient
+    images: ImageStore
+    process: Callable[[Row, int], Awaitable[Outcome]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = self.stage.processor(self.work, self.client, self.images)
+
+    async def run(self, batch: Batch) -> dict[str, Any]:
+        """Does every row of the batch, writes its parts, and gives a receipt (JSON values).
+
+        Raises StageStopped after writing what was done, when the stage cannot go on.
+        """
+        units = read_batch(self.work, batch)
+        results = await asyncio.gather(
+            *(self.process(unit, unit["nonce"]) for unit in units), return_exceptions=True
+        )
+        outcomes = [found for found in results if isinstance(found, Outcome)]
+        failed = [
+            self._failure(unit, found)
+            for unit, found in zip(units, results, strict=True)
+            if isinstance(found, RowError)
+        ]
+        receipt = self._save(outcomes, failed)
+        self.work.progress.add(
+            self.stage.name,
+            done=len(outcomes),
+            failed=len(failed),
+            **{k: receipt[k] for k in _COUNTED},
+        )
+        for found in results:
+            if isinstance(found, BaseException) and not isinstance(found, RowError):
+                raise found
+        return receipt
+
+    def _save(self, outcomes: list[Outcome], failed: list[Row]) -> dict[str, Any]:
+        work, stage = self.work, self.stage
+        recipe = work.chain.of(stage.name)
+        by_table: dict[str, list[Row]] = {}
+        for outcome in outcomes:
+            for table, rows in outcome.rows.items():
+                by_table.setdefault(table, []).extend(rows)
+        # The stage's own table is written last: its rows say that the others are complete.
+        tables = [t for t in by_table if t != stage.table] + [t for t in by_table if t == stage.table]
+        written = [
+            parts.write_rows(work.root, table, recipe, by_table[table], TABLES[table])
+            for table in tables
+            if by_table[table]
+        ]
+        if failed:
+            written.append(parts.write_rows(work.root, "failures", recipe, failed, FAILURES))
+        answers = [answer for outcome in outcomes for answer in outcome.answers]
+        paid = [answer for answer in answers if not answer.cached]
+        return {
+            "stage": stage.name,
+            "parts": written,
+            "rows": len(outcomes),
+            "failures": len(failed),
+            "calls": len(paid),
+            "cached": len(answers) - len(paid),
+            "prompt_tokens": sum(a.prompt_tokens for a in paid),
+            "completion_tokens": sum(a.completion_tokens for a in paid),
+            "cost_usd": sum(a.cost_usd for a in paid),
+        }
+
+    def _failure(self, unit: Row, error: RowError) -> Row:
+        return {
+            "stage": self.stage.name,
+            "recipe": self.work.chain.of(self.stage.name),
+            "key": unit["key"],
+            "unit": unit["unit"],
+            "error_class": type(error).__name__,
+            "message": str(error),
+            "raw_text": error.raw_text,
+            "attempts": error.attempts,
+            "nonce": unit["nonce"],
+            "run_id": self.work.run_id,
+            "failed_at": datetime.now(UTC),
+        }
+
+
+_COUNTED = ("calls", "cached", "prompt_tokens", "completion_tokens", "cost_usd")
+
+
+def read_batch(work: Work, batch: Batch) -> list[Row]:
+    """The batch's rows from its work file."""
+    data = work.root.read_bytes(batch.path)
+    rows: list[Row] = pq.ParquetFile(io.BytesIO(data)).read_row_group(batch.row_group).to_pylist()
+    return rows
+
+
+class Pending:
+    """The pending rows of one stage, found once and handed out in batches."""
+
+    def __init__(self, work: Work, stage: CallStage, retry: Retry | None = None) -> None:
+        self.work, self.stage = work, stage
+        self.recipe = work.chain.of(stage.name)
+        self.tables = work.tables()
+        drop_duplicates(work.root, self.tables, stage.table, self.recipe)
+        self.tables.execute(
+            f"CREATE TEMP TABLE pending AS SELECT k.*, "
+            f"row_number() OVER (ORDER BY k.key) - 1 AS place, coalesce(f.nonce, 0) AS nonce "
+            f"FROM ({stage.keys(work, self.tables)}) AS k "
+            f"ANTI JOIN {self.tables.source(stage.table, self.recipe)} AS done ON done.key = k.key "
+            f"LEFT JOIN {nonces_sql(self.tables, stage.name, self.recipe, retry)} AS f "
+            "ON f.key = k.key"
+        )
+        self.count = int(self.tables.scalar("SELECT count(*) FROM pending"))
+
+    def close(self) -> None:
+        self.tables.close()
+        self.work.root.remove(f"work/{self.work.run_id}/{self.stage.name}")
+
+    def chunk(self, number: int) -> list[Batch]:
+        """Writes the work file of one chunk; gives its batches. Raises StorageError."""
+        low = number * CHUNK_ROWS
+        high = min(low + CHUNK_ROWS, self.count)
+        self.tables.execute(
+            "CREATE OR REPLACE TEMP TABLE chunk AS "
+            f"SELECT * EXCLUDE (place) FROM pending WHERE place >= {low} AND place < {high}"
+        )
+        texts = self.stage.texts(self.work, self.tables, "chunk")
+        data = self.tables.table(
+            f"SELECT t.*, c.nonce AS row_nonce, c.unit AS row_unit FROM ({texts}) AS t "
+            "JOIN chunk AS c ON c.key = t.key ORDER BY t.key"
+        )
+        if data.num_rows != high - low:
+            raise StorageError(
+                f"{self.stage.name}: {high - low} pending rows, but {data.num_rows} with their "
+                f"texts; a part under tables/ is missing in {self.work.root.url}"
+            )
+        return self._write(number, _renamed(data))
+
+    def _write(self, number: int, data: pa.Table) -> list[Batch]:
+        size = self.work.settings.batch_rows
+        path = f"work/{self.work.run_id}/{self.stage.name}/{number:06d}.parquet"
+        self.work.root.write_bytes(path, parts.to_parquet(data, row_group_size=size))
+        groups = -(-data.num_rows // size)
+        return [Batch(self.stage.name, path, group) for group in range(groups)]
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        for number in range(-(-self.count // CHUNK_ROWS)):
+            for batch in await asyncio.to_thread(self.chunk, number):
+                yield batch
+
+
+def _renamed(data: pa.Table) -> pa.Table:
+    kept = [name for name in data.column_names if name not in ("nonce", "unit")]
+    names = [{"row_nonce": "nonce", "row_unit": "unit"}.get(name, name) for name in kept]
+    return data.select(kept).rename_columns(names)
+
+
+def nonces_sql(tables: Tables, stage: str, recipe: str, retry: Retry | None) -> str:
+    """key, nonce of the failed rows that are to be asked afresh: one more than ever before.
+
+    Without a retry every nonce is 0: an answer that was bad is taken from the cache, costs
+    nothing, and fails again.
+    """
+    failures = tables.source("failures", recipe)
+    where = "false" if retry is None else retry.sql(stage)
+    return (
+        "(SELECT key, nonce FROM (SELECT key, max(nonce) + 1 AS nonce, "
+        "arg_max(error_class, failed_at) AS error_class "
+        f"FROM {failures} WHERE stage = '{stage}' GROUP BY key) WHERE {where})"
+    )
+
+
+RunBatch = Callable[[Batch], Awaitable[dict[str, Any]]]
+
+
+async def run_call_stage(
+    work: Work,
+    stage: CallStage,
+    client: ChatClient,
+    *,
+    retry: Retry | None = None,
+    wrap: Callable[[RunBatch], RunBatch] = lambda run: run,
+) -> None:
+    """Does all that is pending in one stage. `wrap` makes a batch an orchestrator's task.
+
+    Raises StageStopped once every batch in flight has written what it did.
+    """
+    pending = await asyncio.to_thread(Pending, work, stage, retry)
+    work.progress.begin(stage.name, pending.count)
+    try:
+        runner = BatchRunner(work, stage, client, ImageStore(work.root))
+        at_once = 1 + -(-2 * client.endpoint.concurrency // work.settings.batch_rows)
+        await _drain(pending, wrap(runner.run), at_once)
+    except StageStopped as stopped:
+        work.progress.end(stage.name, "stopped", str(stopped))
+        raise
+    finally:
+        await asyncio.to_thread(pending.close)
+    work.progress.end(stage.name)
+
+
+async def _drain(pending: Pending, run: RunBatch, at_once: int) -> None:
+    running: set[asyncio.Task[dict[str, Any]]] = set()
+    try:
+        async for batch in pending.batches():
+            running.add(asyncio.ensure_future(run(batch)))
+            if len(running) >= at_once:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        for task in asyncio.as_completed(list(running)):
+            await task
+    except asyncio.CancelledError:
+        for task in running:
+            task.cancel()
+        raise
+    finally:
+        # One batch has stopped the stage: the others write what they have before it ends.
+        await asyncio.gather(*running, return_exceptions=True)

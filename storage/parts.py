@@ -1,0 +1,67 @@
+"""Parquet parts: written whole under a temporary name, renamed, never changed afterwards."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from config.errors import StorageError
+from storage.root import Root
+
+
+def directory(table: str, recipe: str) -> str:
+    return f"tables/{table}/{recipe}"
+
+
+def write_rows(
+    root: Root, table: str, recipe: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
+) -> str:
+    """Writes one part and gives its root-relative path. Raises StorageError."""
+    try:
+        data = pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise StorageError(f"rows do not fit the table {table!r}: {error}") from error
+    return write_table(root, table, recipe, data)
+
+
+def write_table(root: Root, table: str, recipe: str, data: pa.Table) -> str:
+    path = f"{directory(table, recipe)}/part-{uuid.uuid4().hex[:16]}.parquet"
+    root.write_bytes(path, to_parquet(data))
+    return path
+
+
+def to_parquet(data: pa.Table, row_group_size: int | None = None) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(data, buffer, compression="zstd", row_group_size=row_group_size)
+    return buffer.getvalue()
+
+
+def paths(root: Root, table: str, recipe: str) -> list[str]:
+    return root.list(directory(table, recipe), ".parquet")
+
+
+def recipes(root: Root, table: str) -> list[str]:
+    """The recipe digests under which a table has been written."""
+    return [path.rsplit("/", 1)[-1] for path in root.list(f"tables/{table}")]
+
+
+def read_parts(root: Root, table: str, recipe: str) -> Iterator[pa.Table]:
+    """The parts one by one, in a fixed order."""
+    for path in paths(root, table, recipe):
+        yield read_part(root, path)
+
+
+def read_part(root: Root, path: str) -> pa.Table:
+    data = root.read_bytes(path)
+    try:
+        return pq.read_table(io.BytesIO(data))
+    except pa.ArrowInvalid as error:
+        raise StorageError(
+            f"{root.url_of(path)} is not a whole Parquet file: {error}. Delete it: "
+            "its rows become pending again and come back from the response cache."
+        ) from error

@@ -1,0 +1,156 @@
+"""A dataset's root: a local folder or any fsspec URL, and where everything lies under it.
+
+    root.json                         the root's identity and format
+    images/ab/ab12...jpg              images by the SHA-256 of their bytes, unchanged
+    views/ab/ab12....png              upright RGB copies, only for images that need one
+    tables/<table>/<recipe>/part-*    one directory a table and stage recipe
+    recipes/<stage>/<digest>.json     what each recipe digest stands for
+    runs/<run>.json                   what a run was given, did and cost
+    datasets/<digest>/                preferences, decisions, card and, written last, manifest.json
+    current.json                      the newest run's stage digests; catalog.duckdb: views
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import uuid
+from functools import cached_property
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from config.errors import StorageError
+
+FORMAT = 1
+
+
+class Root:
+    """Paths are relative to the root and use forward slashes. I/O errors become StorageError."""
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        try:
+            self.fs, path = fsspec.core.url_to_fs(os.fspath(url))
+        except (ValueError, ImportError) as error:
+            raise StorageError(
+                f"dataset root {os.fspath(url)!r} cannot be opened: {error}. "
+                "Give a folder or an fsspec URL such as s3://bucket/name (pip install vispref[s3])."
+            ) from error
+        self.path = str(path).rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def url(self) -> str:
+        """The root as a user and DuckDB write it."""
+        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+
+    def full(self, relative: str) -> str:
+        """The path the filesystem object takes. Refuses to leave the root."""
+        if relative.startswith("/") or ".." in relative.split("/"):
+            raise StorageError(f"path {relative!r} leaves the dataset's root")
+        return f"{self.path}/{relative}"
+
+    def url_of(self, relative: str) -> str:
+        full = self.full(relative)
+        return full if self.is_local else str(self.fs.unstrip_protocol(full))
+
+    @cached_property
+    def id(self) -> str:
+        """This root's identity, made on first use; budgets are kept by it."""
+        found = self.read_json("root.json")
+        if found is None:
+            found = {"id": uuid.uuid4().hex, "format": FORMAT}
+            self.write_json("root.json", found)
+        if found.get("format") != FORMAT:
+            raise StorageError(
+                f"{self.url} has format {found.get('format')!r}, this version reads {FORMAT}"
+            )
+        return str(found["id"])
+
+    def exists(self, relative: str) -> bool:
+        return bool(self.fs.exists(self.full(relative)))
+
+    def read_bytes(self, relative: str) -> bytes:
+        try:
+            data: bytes = self.fs.cat_file(self.full(relative))
+        except OSError as error:
+            raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
+        return data
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Writes to a temporary name in the same directory, then renames: all or nothing."""
+        final = self.full(relative)
+        parent, name = final.rsplit("/", 1)
+        temporary = f"{parent}/.{name}.{os.getpid()}-{threading.get_ident()}-{uuid.uuid4().hex[:8]}"
+        try:
+            self.fs.makedirs(parent, exist_ok=True)
+            if self.is_local:
+                _write_through(temporary, data)
+                os.replace(temporary, final)
+            else:
+                self.fs.pipe_file(temporary, data)
+                self.fs.mv(temporary, final)
+        except OSError as error:
+            self._forget(temporary)
+            raise StorageError(
+                f"cannot write {self.url_of(relative)} ({len(data)} bytes): {error}. "
+                "Nothing written before is lost; free space or mend the root, then run again."
+            ) from error
+
+    def _forget(self, path: str) -> None:
+        try:
+            self.fs.rm_file(path)
+        except OSError:
+            return  # the temporary was never made; the error that matters is being raised
+
+    def read_json(self, relative: str) -> Any:
+        """The parsed file, or None where there is none."""
+        try:
+            data = self.fs.cat_file(self.full(relative))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
+        try:
+            return json.loads(data)
+        except json.JSONDecodeError as error:
+            raise StorageError(f"{self.url_of(relative)} is not JSON: {error}") from error
+
+    def write_json(self, relative: str, value: Any) -> None:
+        self.write_bytes(relative, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
+
+    def list(self, relative: str, suffix: str = "") -> list[str]:
+        """Files straight under a directory, sorted, as root-relative paths; hidden ones left out."""
+        directory = self.full(relative)
+        try:
+            found = self.fs.ls(directory, detail=False, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except TypeError:  # a filesystem without a listing cache takes no `refresh`
+            found = self.fs.ls(directory, detail=False)
+        names = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found]
+        return sorted(
+            f"{relative}/{name}"
+            for name in names
+            if name.endswith(suffix) and not name.startswith(".")
+        )
+
+    def remove(self, relative: str) -> None:
+        try:
+            self.fs.rm(self.full(relative), recursive=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(f"cannot remove {self.url_of(relative)}: {error}") from error
+
+
+def _write_through(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,136 @@
+"""DuckDB over a root's Parquet parts: the engine behind every "what is pending" and every view."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from config.errors import StorageError
+from storage import parts
+from storage.root import Root
+from storage.schemas import TABLES
+
+
+class Tables:
+    """One DuckDB connection that reads a root's tables. Not shared between threads."""
+
+    def __init__(self, root: Root, memory: str = "1GB", scratch: Path | None = None) -> None:
+        self.root = root
+        self._spill = tempfile.TemporaryDirectory(prefix="vispref-duckdb-", dir=scratch)
+        self._connection = connect(root)
+        self._connection.execute(f"SET memory_limit = '{memory}'")
+        self._connection.execute("SET preserve_insertion_order = false")
+        self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._spill.cleanup()
+
+    def __enter__(self) -> Tables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def execute(self, sql: str, parameters: list[Any] | None = None) -> duckdb.DuckDBPyConnection:
+        try:
+            return self._connection.execute(sql, parameters)
+        except duckdb.Error as error:
+            raise StorageError(f"{self.root.url}: {error}\nin: {sql.strip()[:2000]}") from error
+
+    def rows(self, sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
+        return self.table(sql, parameters).to_pylist()
+
+    def table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
+        found: pa.Table = self._relation(sql, parameters).to_arrow_table()
+        return found
+
+    def scalar(self, sql: str, parameters: list[Any] | None = None) -> Any:
+        found = self.execute(sql, parameters).fetchone()
+        return None if found is None else found[0]
+
+    def batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self._relation(sql).to_arrow_reader(rows)
+
+    def _relation(self, sql: str, parameters: list[Any] | None = None) -> duckdb.DuckDBPyRelation:
+        try:
+            return self._connection.sql(sql, params=parameters)
+        except duckdb.Error as error:
+            raise StorageError(f"{self.root.url}: {error}\nin: {sql.strip()[:2000]}") from error
+
+    def put(self, name: str, data: pa.Table) -> None:
+        """Makes an Arrow table a temporary DuckDB table of that name, replacing an older one."""
+        self._connection.register("arriving", data)
+        self.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM arriving")
+        self._connection.unregister("arriving")
+
+    def source(self, table: str, recipe: str | None) -> str:
+        """SQL for one table under one recipe digest; typed and empty where nothing is written."""
+        if recipe is not None and parts.paths(self.root, table, recipe):
+            return parquet_source(self.root, f"{parts.directory(table, recipe)}/part-*.parquet")
+        return empty_source(TABLES[table])
+
+    def history(self, table: str) -> str:
+        """SQL for one table under all its recipe digests, with the digest as column `recipe`."""
+        selects = [
+            f"SELECT *, '{recipe}' AS recipe FROM {self.source(table, recipe)}"
+            for recipe in parts.recipes(self.root, table)
+            if parts.paths(self.root, table, recipe)
+        ]
+        if not selects:
+            selects = [f"SELECT *, '' AS recipe FROM {empty_source(TABLES[table])}"]
+        return "(" + " UNION ALL BY NAME ".join(selects) + ")"
+
+
+def connect(root: Root) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB that can read the root, wherever it is."""
+    connection = duckdb.connect(":memory:")
+    if not root.is_local:
+        connection.register_filesystem(root.fs)
+    return connection
+
+
+def parquet_source(root: Root, pattern: str) -> str:
+    quoted = root.url_of(pattern).replace("'", "''")
+    return f"read_parquet('{quoted}', union_by_name = true)"
+
+
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.list_(pa.string()): "VARCHAR[]",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+}
+
+
+def empty_source(schema: pa.Schema) -> str:
+    columns = ", ".join(f"NULL::{_DUCKDB_TYPES[f.type]} AS {f.name}" for f in schema)
+    return f"(SELECT {columns} WHERE false)"
+
+
+def drop_duplicates(root: Root, tables: Tables, table: str, recipe: str) -> int:
+    """Removes rows that two writers both wrote (a lease lost for a while); gives their number.
+
+    Called under the root's lock. Keeps one row a key; rewrites only when there is a duplicate.
+    """
+    written = parts.paths(root, table, recipe)
+    if len(written) < 2:
+        return 0
+    source = tables.source(table, recipe)
+    extra = int(tables.scalar(f"SELECT count(*) - count(DISTINCT key) FROM {source}"))
+    if extra:
+        kept = tables.table(
+            f"SELECT DISTINCT ON (key) * FROM {source} ORDER BY key"
+        )
+        parts.write_table(root, table, recipe, kept.cast(TABLES[table]))
+        for path in written:
+            root.remove(path)
+    return extra
