@@ -41,7 +41,7 @@ class Mine(Section):
     strategy: Literal["nearest", "blind"] = "nearest"
     clip_min: Cosine = 0.95
     dino_max: Cosine = 0.6
-    near_duplicate: Cosine = 0.999
+    near_duplicate: Cosine = 0.99
     update: Literal["keep", "refresh"] = "keep"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from config.digest import image_digest
 from config.errors import InputError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -50,8 +51,6 @@ def photo_annotations(folder: Path) -> list[Annotation]:
     The photographs stay where they are; each is read once and must have the digest its record
     states. Raises InputError.
     """
-    from config.digest import image_digest
-
     listing = folder / "photos.jsonl"
     annotations = []
     for number, record in _lines(listing):

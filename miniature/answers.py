@@ -33,7 +33,24 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[a-z]{3,}")
 _NEGATION = re.compile(r"\bthere (?:is|are) no\b|\bthere (?:isn't|aren't)\b", re.IGNORECASE)
-_EMPTY_WORDS = frozenset("the and with that this from into there are has have its his her".split())
+_EMPTY_WORDS = frozenset(
+    [
+        "the",
+        "and",
+        "with",
+        "that",
+        "this",
+        "from",
+        "into",
+        "there",
+        "are",
+        "has",
+        "have",
+        "its",
+        "his",
+        "her",
+    ]
+)
 
 
 class UnknownImage(LookupError):
@@ -144,7 +161,7 @@ def extract(data: dict[str, Any]) -> dict[str, Any]:
     return {"claims": list(claims.values())}
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def judge(claim: str, caption: str) -> tuple[str, str]:
     """(verdict, evidence) of one sentence against a caption in lower case on one line.
 

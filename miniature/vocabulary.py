@@ -40,12 +40,14 @@ _SCENE_OBJECT = rf"(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})"
 # Longest first: "hot dog" must not be read as "dog". A colour before a shape is no fruit.
 _NAMES = "|".join(sorted(map(re.escape, PHOTO_OBJECTS), key=len, reverse=True))
 _OBJECT = re.compile(rf"\b({_SCENE_OBJECT}|{_NAMES})(?:e?s)?\b", re.IGNORECASE)
-_THERE_IS = re.compile(r"\bthere (?:is|are)(?: also)? (?:an?|no|some) ([\w -]+?)(?: in the \w+)?[.!?]")
+_THERE_IS = re.compile(
+    r"\bthere (?:is|are)(?: also)? (?:an?|no|some) ([\w -]+?)(?: in the \w+)?[.!?]"
+)
 SCENE_SENTENCE = re.compile(rf"^an? (?:{'|'.join(SIZES)}) {_SCENE_OBJECT} is at the [\w ]+\.$")
 
 
 def with_article(name: str) -> str:
-    """"umbrella" -> "an umbrella"."""
+    """ "umbrella" -> "an umbrella"."""
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 

@@ -94,18 +94,20 @@ WITH sides AS (
         true FROM preferences
     UNION ALL SELECT row_id, 'neighbour_rejected', neighbour_rejected, neighbour_rewrite_id,
         neighbour, false FROM preferences WHERE neighbour_rejected IS NOT NULL
+),
+written AS (
+    SELECT s.row_id, s.side, s.text, s.image,
+        r.id AS rewrite_id, r.model AS rewrite_model, r.prompt_digest AS rewrite_prompt,
+        unnest(CASE WHEN s.good THEN r.chosen_claim_ids ELSE r.rejected_claim_ids END) AS claim_id
+    FROM sides AS s JOIN history.rewrites AS r ON r.id = s.rewrite_id
 )
-SELECT s.row_id, s.side, s.text, s.image,
-    r.id AS rewrite_id, r.model AS rewrite_model, r.prompt_digest AS rewrite_prompt,
-    c.id AS claim_id, c.text AS claim, c.verdict, c.evidence,
+SELECT w.*, c.text AS claim, c.verdict, c.evidence,
     e.id AS extraction_id, e.model AS extract_model, e.prompt_digest AS extract_prompt,
     k.id AS caption_id, k.text AS caption, k.model AS caption_model,
     k.prompt_digest AS caption_prompt,
     a.id AS answer_id, a.text AS answer, a.k, a.seed, a.model AS answer_model
-FROM sides AS s
-JOIN history.rewrites AS r ON r.id = s.rewrite_id
-JOIN history.claims AS c
-    ON list_contains(CASE WHEN s.good THEN r.chosen_claim_ids ELSE r.rejected_claim_ids END, c.id)
+FROM written AS w
+JOIN history.claims AS c ON c.id = w.claim_id
 JOIN history.extractions AS e ON e.id = c.extraction_id
 JOIN history.captions AS k ON k.id = e.caption_id
 LEFT JOIN (SELECT id AS claim, unnest(answer_ids) AS answer FROM history.claims) AS ca

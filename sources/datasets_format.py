@@ -1,0 +1,50 @@
+"""A directory written by `datasets` (`save_to_disk`), memory-mapped, images not decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from config.errors import InputError
+from sources.parquet_format import BATCH_ROWS, arrow_rows
+from sources.rows import Row
+
+
+def open_datasets(path: Path, split: str | None) -> Any:
+    """The `datasets.Dataset` in a directory.
+
+    Raises InputError where it cannot be read, where it has several splits and none is chosen, or
+    where the chosen one is not there.
+    """
+    import datasets  # takes seconds: only where such a directory is given
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{path} is not a readable `datasets` directory: {error}") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        return _choose(path, dict(loaded), split)
+    if split is not None and str(loaded.split) != split:
+        raise InputError(f"{path} has no splits to choose from: leave split={split!r} out")
+    return loaded
+
+
+def datasets_rows(dataset: Any, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows as they are stored: an image is {"bytes", "path"}, never a decoded picture."""
+    stored = dataset.select_columns(list(columns)).with_format("arrow")
+    for batch in stored.iter(batch_size=BATCH_ROWS):
+        yield from arrow_rows(batch)
+
+
+def _choose(path: Path, splits: dict[str, Any], split: str | None) -> Any:
+    names = ", ".join(splits)
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split is None:
+        raise InputError(f"{path} has several splits ({names}): say which with split")
+    if split not in splits:
+        raise InputError(f"{path} has no split {split!r}; it has {names}")
+    return splits[split]
