@@ -33,10 +33,16 @@ def open_datasets(path: Path, split: str | None) -> Any:
 
 
 def datasets_rows(dataset: Any, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows as they are stored: an image is {"bytes", "path"}, never a decoded picture."""
+    """The rows as they are stored: an image is {"bytes", "path"}, never a decoded picture.
+
+    Raises InputError where the stored rows turn out to be damaged.
+    """
     stored = dataset.select_columns(list(columns)).with_format("arrow")
-    for batch in stored.iter(batch_size=BATCH_ROWS):
-        yield from arrow_rows(batch)
+    try:
+        for batch in stored.iter(batch_size=BATCH_ROWS):
+            yield from arrow_rows(batch)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"a `datasets` directory's rows cannot be read: {error}") from error
 
 
 def _choose(path: Path, splits: dict[str, Any], split: str | None) -> Any:

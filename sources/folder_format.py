@@ -21,9 +21,7 @@ def folder_rows(folder: Path, leave_out: Path | None) -> Iterator[Row]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(
-            f"folder {shown(str(folder))} cannot be read: {error.strerror}"
-        ) from error
+        raise InputError(f"folder {shown(str(folder))} cannot be read: {error.strerror}") from error
     for entry in entries:
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
@@ -49,5 +47,5 @@ def _row(path: str) -> Row:
         path.encode()
     except UnicodeEncodeError:
         return BadRow(f"the file name {shown(path)} is not UTF-8: rename the file")
-    # Wrapped as `datasets` does, so that a file called "http:" or "data:" stays a file.
+    # The path is absolute, so that a file with the name of a URL stays a file.
     return {"image": path}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _open_images(spec: InputSpec, form: str) -> tuple[Plan, Iterator[Row]]:
     plan = Plan(spec.location, base, image="image", prompt=None, id=None, prompts=prompts)
     if form == "glob":
         return plan, glob_rows(spec.location)
-    leave_out = None if spec.prompts_file is None else Path(spec.prompts_file).absolute()
+    leave_out = None if spec.prompts_file is None else Path(os.path.abspath(spec.prompts_file))
     return plan, folder_rows(base, leave_out)
 
 

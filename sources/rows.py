@@ -86,21 +86,7 @@ def plan_rows(
             f"{source}: no image column ({' or '.join(IMAGE_COLUMNS)}); {_columns_found(found)}; "
             "map yours, for instance image=file_name"
         )
-    prompt = columns.get("prompt") or _usual_prompt(source, found)
-    if prompts and prompt is not None:
-        # Other tools' tables have a `text` that is no prompt; it yields to given prompts.
-        if prompt != JSON_TEXT_COLUMN or "prompt" in columns:
-            raise InputError(
-                f"{source}: prompts are given, but its column {prompt!r} has prompts too; "
-                "leave the prompts out, or remove the column"
-            )
-        prompt = None
-    if prompt is None and not prompts:
-        raise InputError(
-            f"{source}: no prompt column ({', '.join(PROMPT_COLUMNS)}, or text holding JSON); "
-            f"{_columns_found(found)}; map yours, for instance prompt=caption, or give prompts "
-            "to ask of every image"
-        )
+    prompt = _prompt_column(source, found, columns, bool(prompts))
     return Plan(
         source=source,
         base=base,
@@ -221,10 +207,32 @@ def _human_turns(turns: list[Any]) -> list[tuple[str | None, Problem | None]]:
         if isinstance(value, str):
             value = value.replace(IMAGE_TOKEN, "").strip()
         prompt, problem = _prompt(value)
-        if asked and problem is None:
+        if asked:
             problem = ("follow_up_turn", "a later turn of a conversation; only the first is used")
         asked.append((prompt, problem))
     return asked or [(None, ("no_prompt", "the conversation has no human turn"))]
+
+
+def _prompt_column(
+    source: str, found: Collection[str], columns: Mapping[str, str], given_prompts: bool
+) -> str | None:
+    """The prompt's column, or None where the given prompts stand for it."""
+    mapped = "prompt" in columns
+    column = columns["prompt"] if mapped else _usual_prompt(source, found)
+    if given_prompts and column == JSON_TEXT_COLUMN and not mapped:
+        return None  # many tables have a `text` that is no prompt
+    if given_prompts and column is not None:
+        raise InputError(
+            f"{source}: prompts are given, but its column {column!r} has prompts too; "
+            "leave the prompts out, or remove the column"
+        )
+    if column is None and not given_prompts:
+        raise InputError(
+            f"{source}: no prompt column ({', '.join(PROMPT_COLUMNS)}, or text holding JSON); "
+            f"{_columns_found(found)}; map yours, for instance prompt=caption, or give prompts "
+            "to ask of every image"
+        )
+    return column
 
 
 def _usual_prompt(source: str, found: Collection[str]) -> str | None:

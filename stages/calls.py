@@ -233,6 +233,7 @@ async def run_call_stage(
     work: Work,
     stage: CallStage,
     client: ChatClient,
+    images: ImageStore,
     *,
     retry: Retry | None = None,
     wrap: Callable[[RunBatch], RunBatch] = lambda run: run,
@@ -244,7 +245,7 @@ async def run_call_stage(
     pending = await asyncio.to_thread(Pending, work, stage, retry)
     work.progress.begin(stage.name, pending.count)
     try:
-        runner = BatchRunner(work, stage, client, ImageStore(work.root))
+        runner = BatchRunner(work, stage, client, images)
         at_once = 1 + -(-2 * client.endpoint.concurrency // work.settings.batch_rows)
         await _drain(pending, wrap(runner.run), at_once)
     except StageStopped as stopped:

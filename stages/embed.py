@@ -1,0 +1,113 @@
+"""Embed images: CLIP for all, DINOv2 for those in a pair that CLIP has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from models.encoders import Encoder, load_encoder
+from sources.inspect import upright_rgb
+from stages.base import Row, Work
+from stages.chain import EMBED_CLIP, EMBED_DINO
+from stages.mine import images_to_compare
+from stages.units import images_sql
+from storage import parts
+from storage.schemas import FAILURES
+from storage.vectors import embedded_keys, write_vectors
+
+READERS = 4
+
+
+def pending_images(work: Work, stage: str) -> list[Row]:
+    """key and path of the images that have no vector yet under the stage's recipe, by digest."""
+    recipe = work.chain.of(stage)
+    with work.tables() as tables:
+        rows = tables.rows(f"SELECT key, path FROM {images_sql(work, tables)} ORDER BY key")
+        wanted = set(images_to_compare(work, tables)) if stage == EMBED_DINO else None
+    done = embedded_keys(work.root, recipe)
+    return [
+        row for row in rows if row["key"] not in done and (wanted is None or row["key"] in wanted)
+    ]
+
+
+@dataclass
+class EmbedRunner:
+    """Embeds batches of images with one encoder, loaded at the first batch."""
+
+    work: Work
+    stage: str
+    _encoder: Encoder | None = field(default=None, init=False)
+
+    def encoder(self) -> Encoder:
+        if self._encoder is None:
+            embed = self.work.recipe.embed
+            kind, model = (
+                ("clip", embed.clip_model) if self.stage == EMBED_CLIP else ("dino", embed.dino_model)
+            )
+            self._encoder = load_encoder(
+                kind, str(model), self.work.settings.embedding, self.work.settings.cache_dir
+            )
+        return self._encoder
+
+    def run(self, rows: list[Row]) -> dict[str, Any]:
+        """Embeds key and path rows; gives a receipt (JSON values)."""
+        with ThreadPoolExecutor(READERS) as pool:
+            images = list(pool.map(self._open, rows))
+        vectors, bad = self.encoder().encode(images)
+        unusable = set(bad)
+        good = [place for place in range(len(rows)) if place not in unusable]
+        recipe = self.work.chain.of(self.stage)
+        path = None
+        if good:
+            keys = [rows[place]["key"] for place in good]
+            path = write_vectors(self.work.root, recipe, keys, np.asarray(vectors)[good])
+        if unusable:
+            self._fail([rows[place] for place in sorted(unusable)], recipe)
+        self.work.progress.add(self.stage, done=len(good), failed=len(unusable))
+        return {"stage": self.stage, "part": path, "rows": len(good), "failures": len(unusable)}
+
+    def _open(self, row: Row) -> Image.Image:
+        return upright_rgb(self.work.root.read_bytes(row["path"]))
+
+    def _fail(self, rows: list[Row], recipe: str) -> None:
+        failed: list[Row] = [
+            {
+                "stage": self.stage,
+                "recipe": recipe,
+                "key": row["key"],
+                "unit": row["key"],
+                "error_class": "UnusableVector",
+                "message": "the encoder gave a vector that is zero or not finite",
+                "raw_text": None,
+                "attempts": 1,
+                "nonce": 0,
+                "run_id": self.work.run_id,
+                "failed_at": datetime.now(UTC),
+            }
+            for row in rows
+        ]
+        parts.write_rows(self.work.root, "failures", recipe, failed, FAILURES)
+
+
+def embed(
+    work: Work,
+    stage: str,
+    wrap: Callable[[Callable[[list[Row]], dict[str, Any]]], Callable[[list[Row]], dict[str, Any]]]
+    = lambda run: run,
+) -> None:
+    """Embeds all that is pending. `wrap` makes a batch an orchestrator's task."""
+    if stage not in work.chain.recipes:
+        return
+    rows = pending_images(work, stage)
+    work.progress.begin(stage, len(rows))
+    run = wrap(EmbedRunner(work, stage).run)
+    size = max(work.settings.embedding.batch_size, 256)
+    for start in range(0, len(rows), size):
+        run(rows[start : start + size])
+    work.progress.end(stage)

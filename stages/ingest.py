@@ -1,0 +1,207 @@
+"""Read an input into rows: every image stored once by content, every record accounted for.
+
+A record that cannot be used stands in the table `inputs` with its reason; the rest goes on. The
+rows of a run are those of its newest ingest, so an input that lost a line makes a dataset without
+it, and nothing that was paid for it is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from config.errors import InputError, RefusedImage
+from sources.inspect import render_view
+from sources.load import ImageLoader
+from sources.readers import read_records
+from sources.records import PathRef, Record, UrlRef
+from sources.spec import InputSpec, image_folder
+from stages.base import Row, Work, unit_id
+from stages.chain import IMAGES, INGEST
+from storage import parts
+from storage.catalog import CURRENT, read_current
+from storage.images import image_path, view_path
+from storage.schemas import INPUTS
+from storage.schemas import IMAGES as IMAGES_SCHEMA
+from storage.tables import Tables
+from config.digest import image_digest
+
+CHUNK = 512
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file or URL that an earlier ingest read: unchanged, it is not read again."""
+
+    image: str
+    size: int | None
+    mtime_ns: int | None
+
+
+def ingest(work: Work, spec: InputSpec) -> None:
+    """Reads the whole input and makes it the root's current one. Raises InputError."""
+    progress = work.progress
+    progress.begin(INGEST, 0)
+    loader = ImageLoader(
+        work.settings.inputs, [image_folder(spec), *work.settings.inputs.allowed_folders]
+    )
+    previous = read_current(work.root)["ingest"]
+    with work.tables() as tables, ThreadPoolExecutor(WORKERS) as pool:
+        stored = _stored_images(work, tables)
+        _remember(tables, previous)
+        seen: set[bytes] = set()
+        for chunk in _chunks(read_records(spec), CHUNK):
+            known = _known(tables, chunk)
+            loaded = pool.map(lambda record: _load(work, loader, record, known, stored), chunk)
+            rows, images = _account(work, chunk, list(loaded), seen)
+            _save(work, rows, images, stored)
+            refused = sum(row["status"] == "refused" for row in rows)
+            progress.add(INGEST, total=len(rows), done=len(rows) - refused, failed=refused)
+    if not seen:
+        progress.end(INGEST, "stopped")
+        raise InputError(
+            f"{spec.location}: every record was refused; see the reasons with "
+            f'vispref query --root {work.root.url} "SELECT reason, message FROM history.inputs"'
+        )
+    work.ingest = work.run_id
+    work.root.write_json(CURRENT, {**read_current(work.root), "ingest": work.run_id})
+    if previous not in (None, work.run_id):
+        work.root.remove(parts.directory("inputs", previous))
+    progress.end(INGEST)
+
+
+def _stored_images(work: Work, tables: Tables) -> set[str]:
+    source = tables.source("images", IMAGES)
+    return set(tables.table(f"SELECT key FROM {source}").column("key").to_pylist())
+
+
+def _remember(tables: Tables, previous: str | None) -> None:
+    tables.execute(
+        "CREATE TEMP TABLE known AS SELECT path, any_value(size) AS size, "
+        "any_value(mtime_ns) AS mtime_ns, any_value(image) AS image "
+        f"FROM {tables.source('inputs', previous)} "
+        "WHERE path IS NOT NULL AND image IS NOT NULL GROUP BY path"
+    )
+
+
+def _known(tables: Tables, chunk: list[Record]) -> dict[str, Known]:
+    places = [place for record in chunk if (place := _place(record)) is not None]
+    found = tables.rows("SELECT * FROM known WHERE path IN (SELECT unnest(?))", [places])
+    return {row["path"]: Known(row["image"], row["size"], row["mtime_ns"]) for row in found}
+
+
+def _place(record: Record) -> str | None:
+    if isinstance(record.image, PathRef):
+        return str(record.image.path)
+    return record.image.url if isinstance(record.image, UrlRef) else None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of one record's image: a digest, and a new row of `images` where it is new."""
+
+    image: str | None = None
+    row: Row | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    problem: tuple[str, str] | None = None
+
+
+def _load(
+    work: Work, loader: ImageLoader, record: Record, known: dict[str, Known], stored: set[str]
+) -> Loaded:
+    if record.problem is not None or record.image is None:
+        return Loaded(problem=record.problem or ("no_image", "the record names no image"))
+    before = known.get(_place(record) or "")
+    if before is not None and before.image in stored and _unchanged(record, before):
+        return Loaded(before.image, size=before.size, mtime_ns=before.mtime_ns)
+    try:
+        image = loader.load(record.image)
+    except RefusedImage as refused:
+        return Loaded(problem=(refused.reason, str(refused)))
+    digest = image_digest(image.data)
+    row = None
+    if digest not in stored:
+        info = image.info
+        path = image_path(digest, info.format)
+        work.root.write_bytes(path, image.data)
+        view = None
+        if info.needs_view:
+            view = view_path(digest)
+            work.root.write_bytes(view, render_view(image.data))
+        row = {
+            "key": digest,
+            "path": path,
+            "view_path": view,
+            "format": info.format,
+            "mode": info.mode,
+            "width": info.width,
+            "height": info.height,
+            "size": len(image.data),
+        }
+    return Loaded(digest, row, image.size, image.mtime_ns)
+
+
+def _unchanged(record: Record, before: Known) -> bool:
+    if isinstance(record.image, UrlRef):
+        return True  # a URL that was fetched once is not fetched again
+    if not isinstance(record.image, PathRef):
+        return False
+    try:
+        found = os.stat(record.image.path)
+    except OSError:
+        return False  # the loader gives the reason
+    return (found.st_size, found.st_mtime_ns) == (before.size, before.mtime_ns)
+
+
+def _account(
+    work: Work, chunk: list[Record], loaded: list[Loaded], seen: set[bytes]
+) -> tuple[list[Row], list[Row]]:
+    rows: list[Row] = []
+    images: dict[str, Row] = {}
+    for record, found in zip(chunk, loaded, strict=True):
+        row_id, status = None, "refused"
+        if found.image is not None and record.prompt is not None:
+            row_id = unit_id(found.image, record.prompt)
+            mark = bytes.fromhex(row_id)
+            status = "duplicate" if mark in seen else "accepted"
+            seen.add(mark)
+        if found.row is not None:
+            images[found.row["key"]] = found.row
+        reason, message = found.problem or (None, None)
+        rows.append(
+            {
+                "ingest": work.run_id,
+                "source": record.source,
+                "position": record.position,
+                "item": record.item,
+                "external_id": record.external_id,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "row_id": row_id,
+                "image": found.image,
+                "prompt": record.prompt,
+                "path": _place(record),
+                "size": found.size,
+                "mtime_ns": found.mtime_ns,
+            }
+        )
+    return rows, list(images.values())
+
+
+def _save(work: Work, rows: list[Row], images: list[Row], stored: set[str]) -> None:
+    if images:
+        parts.write_rows(work.root, "images", IMAGES, images, IMAGES_SCHEMA)
+        stored.update(row["key"] for row in images)
+    parts.write_rows(work.root, "inputs", work.run_id, rows, INPUTS)
+
+
+def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    iterator = iter(records)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,181 @@
+"""One run on one root: what it is, what it records, and its stages in order."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import platform
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from config.errors import RecipeError
+from config.recipe import Recipe
+from config.settings import ROLES, Role, Settings
+from models.budget import BudgetGuard
+from models.chat import ChatClient
+from models.identity import identify
+from sources.spec import InputSpec
+from stages.base import CallStage, Progress, Work
+from stages.caption import CaptionStage
+from stages.chain import Chain, make_chain
+from stages.extract import ExtractStage
+from stages.resample import ResampleStage
+from stages.rewrite import RewriteStage
+from storage.catalog import CURRENT, read_current
+from storage.images import ImageStore
+from storage.lock import hold
+from storage.responses import ResponseCache
+from storage.root import Root
+
+CALL_STAGES: tuple[CallStage, ...] = (
+    CaptionStage(),
+    ResampleStage(),
+    ExtractStage(),
+    RewriteStage(),
+)
+
+RECORDED_PACKAGES = (
+    "vispref", "torch", "transformers", "open_clip_torch", "faiss-cpu", "faiss-gpu", "numpy",
+    "pillow", "pyarrow", "duckdb", "openai", "prefect",
+)  # fmt: skip
+
+
+def new_run_id() -> str:
+    """Sorts by time, never repeats."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def chain_of(recipe: Recipe, settings: Settings) -> Chain:
+    """The recipes of all stages; hashes the encoders' weights, or remembers their digests."""
+    embed = recipe.embed
+    if recipe.mine.strategy == "blind" and embed.dino_model is None:
+        raise RecipeError("mine.strategy is 'blind', which needs embed.dino_model; none is given")
+    clip = identify("clip", embed.clip_model, settings.cache_dir).as_dict()
+    dino = None
+    if embed.dino_model is not None:
+        dino = identify("dino", embed.dino_model, settings.cache_dir).as_dict()
+    return make_chain(recipe, clip, dino)
+
+
+def open_work(
+    root: Root, recipe: Recipe, settings: Settings, progress: Progress | None = None
+) -> Work:
+    """A run that has read nothing yet; its rows are those of the root's newest ingest."""
+    current = read_current(root)
+    return Work(
+        root=root,
+        chain=chain_of(recipe, settings),
+        settings=settings,
+        run_id=new_run_id(),
+        ingest=current["ingest"],
+        progress=progress or Progress(),
+    )
+
+
+def record_start(work: Work, spec: InputSpec | None) -> None:
+    """Writes what every digest stands for, what this run is, and makes it the current one."""
+    for stage, parts in work.chain.recipes.items():
+        path = f"recipes/{stage}/{work.chain.of(stage)}.json"
+        if not work.root.exists(path):
+            work.root.write_json(path, parts)
+    work.root.write_json(f"runs/{work.run_id}/run.json", {
+        "run": work.run_id,
+        "root": work.root.id,
+        "recipe": work.recipe.model_dump(mode="json"),
+        "recipe_digest": work.recipe.digest,
+        "digests": work.chain.digests,
+        "settings": public_settings(work.settings),
+        "versions": versions(),
+    })  # fmt: skip
+    current = read_current(work.root)
+    work.root.write_json(CURRENT, {
+        **current,
+        "run": work.run_id,
+        "recipe": work.recipe.model_dump(mode="json"),
+        "digests": work.chain.digests,
+        "input": asdict(spec) if spec is not None else current.get("input"),
+    })  # fmt: skip
+
+
+def record_end(work: Work, outcome: str) -> None:
+    """Writes the run's receipt: counts, tokens and cost by stage."""
+    stages = [stage.as_dict() for stage in work.progress.stages.values()]
+    work.root.write_json(f"runs/{work.run_id}/receipt.json", {
+        "run": work.run_id,
+        "outcome": outcome,
+        "stages": stages,
+    })  # fmt: skip
+    work.root.remove(f"work/{work.run_id}")
+
+
+def public_settings(settings: Settings) -> dict[str, Any]:
+    """The settings without any key."""
+    found: dict[str, Any] = settings.model_dump(mode="json")
+    for role in ROLES:
+        found[role].pop("api_key")
+    return found
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # faiss comes as one of two packages
+    return found
+
+
+@asynccontextmanager
+async def holding(work: Work, *, wait: bool, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Holds the root for writing without stopping the event loop while it waits."""
+    lock = hold(work.root, work.run_id, wait=wait, say=say)
+    await asyncio.to_thread(lock.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(lock.__exit__, None, None, None)
+
+
+@dataclass
+class Clients:
+    """One client a role, over one cache and one budget."""
+
+    by_role: dict[Role, ChatClient]
+    images: ImageStore
+    cache: ResponseCache
+
+    def of(self, stage: CallStage) -> ChatClient:
+        return self.by_role[stage.role]
+
+    async def aclose(self) -> None:
+        for client in self.by_role.values():
+            await client.aclose()
+        self.cache.close()
+
+
+@asynccontextmanager
+async def open_clients(work: Work) -> AsyncIterator[Clients]:
+    """Raises RecipeError naming the roles that have no endpoint."""
+    missing = [role for role in ROLES if work.settings.endpoint(role).base_url is None]
+    if missing:
+        names = ", ".join(f"VISPREF_{role.upper()}__BASE_URL" for role in missing)
+        raise RecipeError(f"no endpoint is configured for {', '.join(missing)}: set {names}")
+    cache = ResponseCache(work.settings.cache_dir)
+    dollars, tokens = cache.spent(work.root.id)
+    budget = BudgetGuard(work.settings.budget, dollars, tokens)
+    images = ImageStore(work.root)
+    clients = Clients({}, images, cache)
+    for role in ROLES:
+        clients.by_role[role] = ChatClient(
+            role, work.settings.endpoint(role), cache=cache, budget=budget, images=images,
+            payer=work.root.id,
+        )  # fmt: skip
+    try:
+        yield clients
+    finally:
+        await clients.aclose()

@@ -1,0 +1,79 @@
+"""Prefect tasks: a batch of rows each, with retries. What is done lies in `stages`.
+
+A task is given the place of its batch and gives back a receipt of JSON values. Results are not
+persisted and nothing is cached by Prefect: a batch that ran is known by its rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from config.errors import VisprefError
+from stages.calls import Batch, RunBatch
+
+RETRIES = 2
+RETRY_DELAY_S = [2, 10]
+
+
+def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """What we raise on purpose (a spent budget, a dead endpoint, a full disk) is not tried again."""
+    try:
+        state.result()
+    except VisprefError:
+        return False
+    except Exception:  # noqa: BLE001 - any other error, whatever it is, may pass
+        return True
+    return False
+
+
+def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
+    """Makes the batches of one calling stage tasks on the flow's own event loop."""
+
+    def wrap(run: RunBatch) -> RunBatch:
+        @task(
+            name=stage,
+            task_run_name=f"{stage} {{path}} {{row_group}}",
+            tags=[stage],
+            retries=RETRIES,
+            retry_delay_seconds=RETRY_DELAY_S,
+            retry_condition_fn=worth_retrying,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        async def batch_of_calls(path: str, row_group: int) -> dict[str, Any]:
+            return await run(Batch(stage, path, row_group))
+
+        async def run_as_task(batch: Batch) -> dict[str, Any]:
+            return await batch_of_calls(batch.path, batch.row_group)
+
+        return run_as_task
+
+    return wrap
+
+
+async def whole_stage(stage: str, run: Callable[[], Any]) -> Any:
+    """Runs a stage that is one unit of work as one task, off the event loop."""
+
+    @task(
+        name=stage,
+        task_run_name=stage,
+        tags=[stage],
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_S,
+        retry_condition_fn=worth_retrying,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    async def stage_task() -> Any:
+        return await asyncio.to_thread(run)
+
+    return await stage_task()
+
+

@@ -1,0 +1,67 @@
+"""What a run shows in Prefect: a progress artifact while it goes on, a table of its stages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from stages.base import Progress
+from stages.chain import STAGES
+
+EVERY_S = 5.0
+
+
+def share_done(progress: Progress) -> float:
+    """Percent of the stages' work, each stage weighing the same."""
+    done = 0.0
+    for name in STAGES:
+        stage = progress.stages.get(name)
+        if stage is None:
+            continue
+        if stage.state in ("done", "stopped"):
+            done += 1.0
+        elif stage.total:
+            done += (stage.done + stage.failed) / stage.total
+    return 100.0 * done / len(STAGES)
+
+
+@contextlib.asynccontextmanager
+async def reporting(progress: Progress, every_s: float = EVERY_S) -> AsyncIterator[None]:
+    """Keeps the run's progress artifact up to date, and leaves the table of stages at its end."""
+    made = await acreate_progress_artifact(progress=0.0, description="Share of the stages done")
+    artifact = made if isinstance(made, UUID) else made.id  # type: ignore[union-attr]
+    updating = asyncio.create_task(_update(artifact, progress, every_s))
+    try:
+        yield
+    finally:
+        updating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await updating
+        await aupdate_progress_artifact(artifact, progress=share_done(progress))
+        await acreate_table_artifact(
+            table=stage_table(progress), key="stages", description="What each stage did"
+        )
+
+
+async def _update(artifact: UUID, progress: Progress, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        await aupdate_progress_artifact(artifact, progress=share_done(progress))
+
+
+def stage_table(progress: Progress) -> list[dict[str, Any]]:
+    return [stage.as_dict() for stage in progress.stages.values()]
+
+
+async def publish_card(card: str) -> None:
+    await acreate_markdown_artifact(markdown=card, key="dataset-card", description="Dataset card")
