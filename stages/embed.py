@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from models.encoders import Encoder, load_encoder
+from models.identity import Kind
 from sources.inspect import upright_rgb
 from stages.base import Row, Work
 from stages.chain import EMBED_CLIP, EMBED_DINO
@@ -47,11 +47,11 @@ class EmbedRunner:
     def encoder(self) -> Encoder:
         if self._encoder is None:
             embed = self.work.recipe.embed
-            kind, model = (
-                ("clip", embed.clip_model) if self.stage == EMBED_CLIP else ("dino", embed.dino_model)
-            )
+            kind: Kind = "clip" if self.stage == EMBED_CLIP else "dino"
+            model = embed.clip_model if self.stage == EMBED_CLIP else embed.dino_model
+            settings = self.work.settings
             self._encoder = load_encoder(
-                kind, str(model), self.work.settings.embedding, self.work.settings.cache_dir
+                kind, str(model), cache_dir=settings.cache_dir, embedding=settings.embedding
             )
         return self._encoder
 
@@ -59,38 +59,38 @@ class EmbedRunner:
         """Embeds key and path rows; gives a receipt (JSON values)."""
         with ThreadPoolExecutor(READERS) as pool:
             images = list(pool.map(self._open, rows))
-        vectors, bad = self.encoder().encode(images)
-        unusable = set(bad)
-        good = [place for place in range(len(rows)) if place not in unusable]
+        encoded = self.encoder().encode(images)
+        good = [place for place in range(len(rows)) if place not in encoded.failed]
         recipe = self.work.chain.of(self.stage)
         path = None
         if good:
             keys = [rows[place]["key"] for place in good]
-            path = write_vectors(self.work.root, recipe, keys, np.asarray(vectors)[good])
-        if unusable:
-            self._fail([rows[place] for place in sorted(unusable)], recipe)
-        self.work.progress.add(self.stage, done=len(good), failed=len(unusable))
-        return {"stage": self.stage, "part": path, "rows": len(good), "failures": len(unusable)}
+            path = write_vectors(self.work.root, recipe, keys, encoded.vectors[good])
+        failed = len(encoded.failed)
+        if failed:
+            self._fail({rows[place]["key"]: why for place, why in encoded.failed.items()}, recipe)
+        self.work.progress.add(self.stage, done=len(good), failed=failed)
+        return {"stage": self.stage, "part": path, "rows": len(good), "failures": failed}
 
     def _open(self, row: Row) -> Image.Image:
         return upright_rgb(self.work.root.read_bytes(row["path"]))
 
-    def _fail(self, rows: list[Row], recipe: str) -> None:
+    def _fail(self, reasons: dict[str, str], recipe: str) -> None:
         failed: list[Row] = [
             {
                 "stage": self.stage,
                 "recipe": recipe,
-                "key": row["key"],
-                "unit": row["key"],
+                "key": key,
+                "unit": key,
                 "error_class": "UnusableVector",
-                "message": "the encoder gave a vector that is zero or not finite",
+                "message": why,
                 "raw_text": None,
                 "attempts": 1,
                 "nonce": 0,
                 "run_id": self.work.run_id,
                 "failed_at": datetime.now(UTC),
             }
-            for row in rows
+            for key, why in reasons.items()
         ]
         parts.write_rows(self.work.root, "failures", recipe, failed, FAILURES)
 

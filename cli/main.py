@@ -1,0 +1,173 @@
+"""The command `vispref`. Heavy imports wait until a command needs them: --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.errors import RootBusy, StageStopped, VisprefError
+
+app = typer.Typer(
+    help="Build symmetric vision-language preference datasets (SymMPO, JoMPO).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Root = Annotated[str, typer.Option("--root", help="The dataset: a folder or an fsspec URL.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(help="A recipe's name or YAML file. Left out: the one the root was built with."),
+]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", help="A folder or glob of images, a .jsonl, .csv, .parquet or .json "
+                 "file, or a `datasets` directory. Left out: the rows the root has."),
+]  # fmt: skip
+ImagesRoot = Annotated[
+    str | None, typer.Option(help="Where relative image paths start; the input's folder if not given.")
+]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="A prompt for every image; may be repeated.")
+]
+PromptsFile = Annotated[
+    str | None, typer.Option(help="Prompts for every image: .txt, one a line, or a .json list.")
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="OURS=YOURS, e.g. prompt=question; ours: image, prompt, id."),
+]
+Split = Annotated[str | None, typer.Option(help="The split of a `datasets` directory.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. resample.k=4.")
+]
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", help="A YAML file under the VISPREF_ environment.")
+]
+IfBusy = Annotated[str, typer.Option(help="When another run holds the root: wait or refuse.")]
+
+
+@app.command()
+def build(
+    recipe: RecipeName = None,
+    *,
+    root: Root,
+    input: Input = None,  # noqa: A002 - the option's name
+    images_root: ImagesRoot = None,
+    prompt: Prompts = None,
+    prompts_file: PromptsFile = None,
+    column: Columns = None,
+    split: Split = None,
+    override: Overrides = None,
+    settings: SettingsFile = None,
+    if_busy: IfBusy = "wait",
+) -> None:
+    """Build the dataset, or go on with it: only what is pending is done."""
+    from cli import running
+
+    source = running.source_of(input, images_root, prompt, prompts_file, column, split)
+    running.run_build(root, recipe, override, source, settings, if_busy)
+
+
+@app.command()
+def retry(
+    *,
+    root: Root,
+    stage: Annotated[str | None, typer.Option(help="Only this stage's failed rows.")] = None,
+    error_class: Annotated[
+        str | None, typer.Option(help="Only rows that failed so, e.g. InvalidAnswer.")
+    ] = None,
+    settings: SettingsFile = None,
+    if_busy: IfBusy = "wait",
+) -> None:
+    """Ask the failed rows afresh, and go on with what follows from them."""
+    from cli import running
+
+    running.run_build(
+        root, None, None, None, settings, if_busy, retry={"stage": stage, "error_class": error_class}
+    )
+
+
+@app.command()
+def plan(
+    recipe: RecipeName = None,
+    *,
+    root: Root,
+    input: Input = None,  # noqa: A002
+    images_root: ImagesRoot = None,
+    prompt: Prompts = None,
+    prompts_file: PromptsFile = None,
+    column: Columns = None,
+    split: Split = None,
+    override: Overrides = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Show what a build would do, what it would cost, and why. Calls no model."""
+    from cli import running, showing
+
+    source = running.source_of(input, images_root, prompt, prompts_file, column, split)
+    showing.print_plan(*running.plan(root, recipe, override, source, settings))
+
+
+@app.command()
+def status(*, root: Root) -> None:
+    """Show what the root holds: rows, stages, failures, cost, and the newest dataset."""
+    from cli import showing
+
+    showing.print_status(root)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT * FROM preferences LIMIT 5".')],
+    *,
+    root: Root,
+    limit: Annotated[int, typer.Option(help="Rows to show.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, all rows.")] = False,
+) -> None:
+    """Run read-only SQL over the tables' views."""
+    from cli import showing
+
+    showing.print_query(root, sql, limit, as_json)
+
+
+@app.command()
+def show(
+    row: Annotated[str, typer.Argument(help="A row's id, or its first characters.")], *, root: Root
+) -> None:
+    """Show one pair: both images, the texts, and the claims they came from."""
+    from cli import showing
+
+    showing.print_row(root, row)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo's world and dataset go.")] = Path(
+        "demo-dataset"
+    ),
+    scenes: Annotated[int, typer.Option(help="How many scenes to draw.", min=20)] = 120,
+) -> None:
+    """Run the main job offline, on scenes this project draws, with a stand-in for the models."""
+    from cli import demonstration
+
+    demonstration.run(folder, scenes)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 refused or failed, 3 stopped (go on with the same command), 4 busy."""
+    try:
+        app()
+    except VisprefError as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        sys.exit(3 if isinstance(error, StageStopped) else 4 if isinstance(error, RootBusy) else 1)
+    except KeyboardInterrupt:
+        typer.secho("Stopped. What was done is kept; the same command goes on.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Starts runs from the command line: resolves the recipe, keeps Prefect quiet, shows progress."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config.errors import InputError, RecipeError
+from config.recipe import Recipe, load_recipe, parse_recipe
+from config.settings import load_settings
+from sources.spec import InputSpec
+from storage.catalog import read_current
+from storage.root import Root
+
+Source = dict[str, Any] | None
+
+
+def source_of(
+    location: str | None,
+    images_root: str | None,
+    prompts: list[str] | None,
+    prompts_file: str | None,
+    columns: list[str] | None,
+    split: str | None,
+) -> Source:
+    """The input as the flow takes it; None where no input is named."""
+    if location is None:
+        return None
+    if "://" not in location:
+        location = os.path.abspath(location)
+    spec = InputSpec(
+        location=location,
+        images_root=images_root,
+        prompts=tuple(prompts or ()),
+        prompts_file=prompts_file,
+        columns=dict(_pair(item, "--column") for item in columns or ()),
+        split=split,
+    )
+    return asdict(spec)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise InputError(f"{option} {text!r}: expected NAME=VALUE")
+    return name, value
+
+
+def resolve_recipe(root: Root, name: str | None, overrides: list[str] | None) -> Recipe:
+    """The named recipe, or the one the root was last built with, with overrides put in."""
+    pairs = [_pair(item, "--set") for item in overrides or ()]
+    values = {key: yaml.safe_load(value) for key, value in pairs}
+    if name is not None:
+        return load_recipe(name, values)
+    stored = read_current(root).get("recipe")
+    if stored is None:
+        raise RecipeError(f"{root.url} was never built: name a recipe, e.g. vispref build symmpo")
+    for key, value in values.items():
+        section = stored
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return parse_recipe(stored, origin=f"{root.url} with --set")
+
+
+def quiet_prefect() -> None:
+    """Settings of a run in a terminal: said once here, and a user's own environment wins."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
+
+
+def run_build(
+    root_url: str,
+    recipe_name: str | None,
+    overrides: list[str] | None,
+    source: Source,
+    settings_file: Path | None,
+    if_busy: str,
+    retry: dict[str, str | None] | None = None,
+) -> dict[str, Any]:
+    """Runs the flow in this process and prints its outcome."""
+    if if_busy not in ("wait", "refuse"):
+        raise RecipeError(f"--if-busy {if_busy!r}: expected wait or refuse")
+    root = Root(root_url)
+    recipe = resolve_recipe(root, recipe_name, overrides)
+    quiet_prefect()
+    from cli.progress import live
+    from cli.showing import print_outcome
+    from flows.build import SHOWN, build_dataset
+    from stages.base import Progress
+
+    progress = Progress()
+    SHOWN.set(progress)
+    with live(progress):
+        receipt: dict[str, Any] = asyncio.run(
+            build_dataset(
+                recipe=recipe.model_dump(mode="json"),
+                root=root.url,
+                source=source,
+                settings_file=None if settings_file is None else str(settings_file),
+                retry=retry,
+                if_busy=if_busy,  # type: ignore[arg-type]
+            )
+        )
+    print_outcome(root, progress, receipt)
+    return receipt
+
+
+def plan(
+    root_url: str,
+    recipe_name: str | None,
+    overrides: list[str] | None,
+    source: Source,
+    settings_file: Path | None,
+) -> tuple[list[Any], float]:
+    """The stages' plans, and the dollars this root has spent."""
+    from stages.plan import make_plan
+    from stages.run import open_work
+    from storage.responses import ResponseCache
+
+    root = Root(root_url)
+    settings = load_settings(settings_file)
+    work = open_work(root, resolve_recipe(root, recipe_name, overrides), settings)
+    cache = ResponseCache(settings.cache_dir)
+    try:
+        dollars, _ = cache.spent(root.id)
+    finally:
+        cache.close()
+    return make_plan(work, None if source is None else InputSpec(**source)), dollars

@@ -1,0 +1,208 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.progress import human_time
+from config.errors import StorageError
+from storage.catalog import query, read_current, write_catalog
+from storage.root import Root
+
+VERDICT_COLOURS = {"consistent": "green", "inconsistent": "red", "unverifiable": "yellow"}
+
+
+def console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def arrow_table(found: pa.Table) -> Table:
+    table = Table(*found.column_names, box=None, pad_edge=False)
+    for row in found.to_pylist():
+        table.add_row(*("" if value is None else Text(str(value)) for value in row.values()))
+    return table
+
+
+def print_query(root_url: str, sql: str, limit: int, as_json: bool) -> None:
+    out = console()
+    if as_json:
+        for row in query(Root(root_url), sql).to_pylist():
+            print(json.dumps(row, default=str, ensure_ascii=False))
+        return
+    found = query(Root(root_url), sql, limit + 1)
+    out.print(arrow_table(found.slice(0, limit)))
+    if found.num_rows > limit:
+        out.print(f"[dim]the first {limit} rows; --limit shows more, --json all")
+
+
+def print_plan(plans: list[Any], spent: float) -> None:
+    out = console()
+    table = Table("stage", "calls", "prompt tokens", "answer tokens", "cost", "why", box=None)
+    for plan in plans:
+        why = "; ".join(f"{count:,} calls: {reason}" for reason, count in plan.reasons.items())
+        most = "at most " if plan.waiting else ""
+        table.add_row(
+            plan.stage,
+            f"{most}{plan.calls:,}",
+            f"{plan.prompt_tokens:,}",
+            f"{plan.completion_tokens:,}",
+            f"${plan.dollars:,.2f}" + (" (guess)" if plan.guessed and plan.calls else ""),
+            why or "nothing is pending",
+        )
+    out.print(table)
+    calls, dollars = sum(p.calls for p in plans), sum(p.dollars for p in plans)
+    out.print(f"In all {calls:,} calls, about ${dollars:,.2f}; ${spent:,.2f} is spent on this root.")
+    if any(plan.guessed and plan.calls for plan in plans):
+        out.print("[dim]guess: no call of that stage has been made here yet to measure tokens by")
+
+
+STATUS_SQL = """
+SELECT 'inputs' AS what, count(*) AS n, count(*) FILTER (WHERE status = 'refused') AS failed,
+    0::BIGINT AS tokens, 0::DOUBLE AS dollars FROM inputs
+UNION ALL SELECT 'images', count(*), 0, 0, 0 FROM images
+UNION ALL SELECT 'neighbours', count(DISTINCT key), 0, 0, 0 FROM neighbours
+"""
+
+
+def print_status(root_url: str) -> None:
+    root = Root(root_url)
+    current = read_current(root)
+    if "run" not in current:
+        raise StorageError(f"{root.url} holds no run yet; start one with vispref build")
+    out = console()
+    sql = STATUS_SQL + "".join(
+        f"UNION ALL SELECT '{table}', count(*), "
+        f"(SELECT count(*) FROM failures WHERE stage = '{stage}'), "
+        f"sum(prompt_tokens + completion_tokens), sum(cost_usd) FROM {table} "
+        for stage, table in (
+            ("caption", "captions"),
+            ("resample", "answers"),
+            ("extract", "extractions"),
+            ("rewrite", "rewrites"),
+        )
+    )
+    table = Table("table", "rows", "failed", "tokens", "cost", box=None)
+    for row in query(root, sql).to_pylist():
+        tokens, dollars = row["tokens"] or 0, row["dollars"] or 0.0
+        table.add_row(
+            row["what"], f"{row['n']:,}", f"{row['failed']:,}", f"{tokens:,}", f"${dollars:,.4f}"
+        )
+    out.print(f"{root.url}: recipe {current['recipe']['name']}, newest run {current['run']}")
+    out.print(table)
+    _print_failures(out, root)
+    _print_dataset(out, root, current["dataset"])
+    write_catalog(root)
+
+
+def _print_failures(out: Console, root: Root) -> None:
+    found = query(
+        root,
+        "SELECT stage, error_class, count(*) AS rows, any_value(message) AS example "
+        "FROM failures GROUP BY ALL ORDER BY rows DESC",
+    )
+    if found.num_rows:
+        out.print("\nFailed rows (ask them afresh with vispref retry):")
+        out.print(arrow_table(found))
+    refused = query(
+        root,
+        "SELECT reason, count(*) AS records, any_value(message) AS example "
+        "FROM inputs WHERE status = 'refused' GROUP BY ALL ORDER BY records DESC",
+    )
+    if refused.num_rows:
+        out.print("\nRefused records:")
+        out.print(arrow_table(refused))
+
+
+def _print_dataset(out: Console, root: Root, dataset: str | None) -> None:
+    if dataset is None:
+        out.print("\nNo dataset is assembled yet.")
+        return
+    manifest = root.read_json(f"datasets/{dataset}/manifest.json")
+    out.print(
+        f"\nDataset {dataset}: {manifest['kept']:,} of {manifest['rows']:,} rows kept, "
+        f"in {root.url_of(f'datasets/{dataset}')}"
+    )
+    out.print(
+        arrow_table(
+            query(
+                root,
+                "SELECT coalesce(reason, 'kept') AS outcome, count(*) AS rows FROM decisions "
+                "GROUP BY ALL ORDER BY rows DESC",
+            )
+        )
+    )
+
+
+def print_outcome(root: Root, progress: Any, receipt: dict[str, Any]) -> None:
+    out = console()
+    stages = progress.stages.values()
+    calls, cached = sum(s.calls for s in stages), sum(s.cached for s in stages)
+    failed = sum(s.failed for s in stages if s.stage != "assemble")
+    dollars = sum(s.cost_usd for s in stages)
+    out.print(
+        f"Dataset {receipt['dataset']}: {receipt['kept']:,} of {receipt['rows']:,} rows kept\n"
+        f"  in {root.url_of(receipt['path'])}\n"
+        f"  {calls:,} calls, {cached:,} answers from the cache, ${dollars:,.4f}, "
+        f"{human_time(sum(s.seconds for s in stages))}"
+    )
+    for reason, count in sorted(receipt["drops"].items()):
+        out.print(f"  dropped {count:,}: {reason}")
+    if failed:
+        out.print(
+            f"  [red]{failed:,} rows failed[/]: vispref status --root {root.url} says why, "
+            "vispref retry asks them afresh"
+        )
+
+
+def print_row(root_url: str, row: str) -> None:
+    root = Root(root_url)
+    wanted = row.replace("'", "''")
+    found = query(
+        root, f"SELECT * FROM decisions WHERE starts_with(row_id, '{wanted}') LIMIT 2"
+    ).to_pylist()
+    if len(found) != 1:
+        how_many = "no row" if not found else "more than one row"
+        raise StorageError(
+            f"{how_many} has an id that starts with {row!r}; "
+            'list them with vispref query "SELECT row_id, prompt FROM decisions"'
+        )
+    out = console()
+    decision = found[0]
+    out.print(f"[bold]{decision['row_id']}[/]  {decision['split'] or 'dropped'}")
+    out.print(Text(f"prompt: {decision['prompt']}"))
+    if not decision["kept"]:
+        out.print(f"dropped: {decision['reason']} {decision['detail'] or ''}")
+        return
+    pair = query(root, f"SELECT * FROM preferences WHERE row_id = '{decision['row_id']}'")
+    _print_pair(out, root, pair.to_pylist()[0])
+
+
+def _print_pair(out: Console, root: Root, pair: dict[str, Any]) -> None:
+    out.print(f"image m:   {root.url_of(pair['image_path'])}")
+    if pair["neighbour"]:
+        cosines = f"CLIP {pair['clip_cosine']:.4f}"
+        if pair["dino_cosine"] is not None:
+            cosines += f", DINOv2 {pair['dino_cosine']:.4f}"
+        out.print(f"image m':  {root.url_of(pair['neighbour_path'])}  ({pair['strategy']}: {cosines})")
+    claims = query(
+        root,
+        "SELECT side, claim, verdict, evidence, list(DISTINCT k ORDER BY k) AS answers "
+        f"FROM lineage WHERE row_id = '{pair['row_id']}' GROUP BY ALL ORDER BY side, claim",
+    ).to_pylist()
+    for side in ("chosen", "rejected", "neighbour_chosen", "neighbour_rejected"):
+        if pair[side] is None:
+            continue
+        out.print(f"\n[bold]{side}[/]")
+        out.print(Text(pair[side]))
+        for claim in claims:
+            if claim["side"] == side:
+                colour = VERDICT_COLOURS[claim["verdict"]]
+                text = Text("  - " + claim["claim"], style=colour)
+                text.append(f"  answers {claim['answers']}", style="dim")
+                out.print(text)
