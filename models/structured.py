@@ -1,0 +1,86 @@
+"""Answers that must be JSON: parsed, checked, and asked again with what was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+
+from config.errors import EmptyAnswer, InvalidAnswer, RefusedAnswer, RowError, TruncatedAnswer
+from curation.answers import looks_like_refusal, parse_json_answer
+from models.chat import ChatAnswer, ChatClient, ChatRequest, Message
+
+T = TypeVar("T", bound=BaseModel)
+SHOWN_ANSWER = 2000
+
+
+@dataclass(frozen=True)
+class StructuredAnswer(Generic[T]):
+    """The checked value, and every answer that was paid for on the way, the last one good."""
+
+    value: T
+    answers: list[ChatAnswer]
+
+
+async def ask_structured(
+    client: ChatClient,
+    request: ChatRequest,
+    model: type[T],
+    *,
+    max_asks: int,
+    check: Callable[[T], object] | None = None,
+) -> StructuredAnswer[T]:
+    """Asks at most `max_asks` times. `check` raises ValueError for a value that will not do.
+
+    Raises RowError with the last raw text, the number of asks and their cost.
+    """
+    answers: list[ChatAnswer] = []
+    asked, problem = request, ""
+    for _ in range(max_asks):
+        answer = await client.ask(asked)
+        answers.append(answer)
+        try:
+            value = _read(answer, model)
+            if check is not None:
+                check(value)
+            return StructuredAnswer(value, answers)
+        except ValueError as error:
+            problem = str(error)
+        asked = replace(request, messages=(*request.messages, *_correction(answer.text, problem)))
+    raise _failure(answers, problem)
+
+
+def _read(answer: ChatAnswer, model: type[T]) -> T:
+    if answer.finish_reason == "length":
+        raise ValueError("the answer was cut off at the token limit; answer more briefly")
+    return parse_json_answer(answer.text, model)
+
+
+def _correction(text: str, problem: str) -> tuple[Message, ...]:
+    said = text[:SHOWN_ANSWER] or "(nothing)"
+    return (
+        Message("assistant", (said,)),
+        Message(
+            "user",
+            (
+                f"That answer cannot be used: {problem}\n"
+                "Answer the task above again, with the JSON object alone.",
+            ),
+        ),
+    )
+
+
+def _failure(answers: list[ChatAnswer], problem: str) -> RowError:
+    last = answers[-1]
+    kind: type[RowError] = InvalidAnswer
+    if not last.text.strip():
+        kind = EmptyAnswer
+    elif last.finish_reason == "length":
+        kind = TruncatedAnswer
+    elif looks_like_refusal(last.text):
+        kind = RefusedAnswer
+    return kind(
+        f"asked {len(answers)} times: {problem}", raw_text=last.text, attempts=len(answers)
+    )
