@@ -19,6 +19,7 @@ Verdict = Literal["consistent", "inconsistent", "unverifiable"]
 CLAIM_CHARACTERS = 1000  # an atomic claim is one sentence; more is a copied answer
 
 _SPACE = re.compile(r"\s+")
+_ENDS = re.compile(r"^\s+|[\s.!?;,。]+$")
 _NOTHING = frozenset({"", "null", "none", "n/a", "nil", "-"})
 
 
@@ -47,7 +48,7 @@ class Claim(BaseModel):
 
 
 class ExtractAnswer(BaseModel):
-    """The answer of the comparison. No claims at all is an answer: "I don't know" claims nothing."""
+    """The answer of the comparison. It may hold no claims: "I don't know" makes none."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,6 +70,8 @@ def check_extract(answer: ExtractAnswer, k: int) -> None:
     Raises ValueError with a message for the model that gave the answer.
     """
     for place, claim in enumerate(answer.claims):
+        if not normalised(claim.claim):
+            raise ValueError(f"claims.{place}.claim holds no words; write a sentence")
         if not claim.answers:
             raise ValueError(
                 f"claims.{place}.answers is empty; list the numbers of the answers that make it"
@@ -115,26 +118,23 @@ def merge_claims(claims: Iterable[Claim]) -> tuple[Claim, ...]:
     merged: dict[str, Claim] = {}
     for claim in claims:
         key = normalised(claim.claim)
-        first = merged.get(key)
-        merged[key] = _with_answers(claim, claim.answers) if first is None else _joined(first, claim)
+        merged[key] = _joined(merged[key], claim) if key in merged else _joined(claim, claim)
     return tuple(merged.values())
 
 
 def _joined(first: Claim, other: Claim) -> Claim:
-    together = _with_answers(first, first.answers + other.answers)
-    verdict = first.verdict if first.verdict == other.verdict else "unverifiable"
-    evidence = first.evidence or other.evidence
-    return together.model_copy(update={"verdict": verdict, "evidence": evidence})
-
-
-def _with_answers(claim: Claim, answers: tuple[int, ...]) -> Claim:
-    return claim.model_copy(update={"answers": tuple(sorted(set(answers)))})
+    return Claim(
+        claim=first.claim,
+        verdict=first.verdict if first.verdict == other.verdict else "unverifiable",
+        answers=tuple(sorted({*first.answers, *other.answers})),
+        evidence=first.evidence or other.evidence,
+    )
 
 
 def normalised(text: str) -> str:
     """What two texts have in common that differ in case, spaces or end punctuation alone."""
     plain = _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold())
-    return plain.strip(" .!?;,。!?")
+    return _ENDS.sub("", plain)
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
