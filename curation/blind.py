@@ -130,26 +130,14 @@ def pairs_above(
 
     Raises ValueError on rows that are not float16 unit rows, or a block below 1.
     """
-    check_rows(vectors)
-    fresh, old = _sides(len(vectors), is_new)
     if block < 1:
         raise ValueError(f"block is {block}, expected at least 1 row")
+    check_rows(vectors)
+    sides = _sides(len(vectors), is_new)
     edges = () if counts is None else counts.edges
     limits = Limits(threshold, tuple(e for e in edges if e < threshold), margin(vectors.shape[1]))
     product = NumpyProduct() if product is None else product
-    for start in range(0, len(fresh), block):
-        at = fresh[start : start + block]
-        rows = vectors[at]
-        loaded = product.load(rows)
-        for cols_at, triangle in _partners(fresh, old, start, block):
-            cols = rows if triangle else vectors[cols_at]
-            loaded_cols = loaded if triangle else product.load(cols)
-            for scan in product.scan(loaded, loaded_cols, limits, triangle=triangle):
-                cosines = exact_cosines_at(rows, cols, scan.i, scan.j)
-                _count(counts, cosines, scan)
-                passed = cosines > threshold32(threshold)
-                if passed.any():
-                    yield _pairs(at[scan.i[passed]], cols_at[scan.j[passed]], cosines[passed])
+    return _walk(vectors, sides, limits, block, product, counts)
 
 
 def is_blind(clip: Float32, dino: Float32, clip_min: float, dino_max: float) -> Bool:
@@ -167,6 +155,30 @@ def strips(n: int, m: int) -> Iterator[tuple[int, int]]:
     step = max(1, STRIP_VALUES // max(1, m))
     for start in range(0, n, step):
         yield start, min(n, start + step)
+
+
+def _walk(
+    vectors: Float16,
+    sides: tuple[Int64, Int64],
+    limits: Limits,
+    block: int,
+    product: Product,
+    counts: EdgeCounts | None,
+) -> Iterator[PairBlock]:
+    fresh, old = sides
+    for start in range(0, len(fresh), block):
+        at = fresh[start : start + block]
+        rows = vectors[at]
+        loaded = product.load(rows)
+        for cols_at, triangle in _partners(fresh, old, start, block):
+            cols = rows if triangle else vectors[cols_at]
+            loaded_cols = loaded if triangle else product.load(cols)
+            for scan in product.scan(loaded, loaded_cols, limits, triangle=triangle):
+                cosines = exact_cosines_at(rows, cols, scan.i, scan.j)
+                _count(counts, cosines, scan)
+                passed = cosines > threshold32(limits.threshold)
+                if passed.any():
+                    yield _pairs(at[scan.i[passed]], cols_at[scan.j[passed]], cosines[passed])
 
 
 def _sides(n: int, is_new: Bool | None) -> tuple[Int64, Int64]:

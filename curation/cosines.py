@@ -87,7 +87,10 @@ def exact_cosines(left: Float16, right: Float16) -> Float32:
 
 def exact_product(left: Float16, right: Float16) -> Float32:
     """Cosines float32 [n, m] of every row of `left` [n, D] with every row of `right` [m, D]."""
-    return np.matmul(left.astype(np.float64), right.astype(np.float64).T).astype(np.float32)
+    product: Float32 = np.matmul(left.astype(np.float64), right.astype(np.float64).T).astype(
+        np.float32
+    )
+    return product
 
 
 def exact_cosines_at(rows: Float16, cols: Float16, i: Int64, j: Int64) -> Float32:
@@ -96,7 +99,7 @@ def exact_cosines_at(rows: Float16, cols: Float16, i: Int64, j: Int64) -> Float3
         return np.empty(0, np.float32)
     first, last = int(i.min()), int(i.max()) + 1
     if i.size * DENSE_SHARE > (last - first) * len(cols):
-        return np.asarray(exact_product(rows[first:last], cols)[i - first, j])
+        return exact_product(rows[first:last], cols)[i - first, j]
     return pair_cosines(rows, i, j, right=cols)
 
 
@@ -173,6 +176,10 @@ class EdgeCounts:
 
     edges: tuple[float, ...]
     above: Int64
+
+    def __post_init__(self) -> None:
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(f"thresholds {self.edges}, expected them ascending, each once")
 
     @classmethod
     def around(cls, clip_min: float) -> EdgeCounts:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curation.blind import IMPOSSIBLE, PairBlock, margin, strips
 from curation.cosines import (
@@ -74,19 +73,19 @@ def nearest(
     if len(queries) == 0:
         return Nearest(neighbour, cosine, _unique_pairs([]), 0)
     search = flat_index(vectors) if search is None else search
+    settled = np.zeros(len(queries), np.bool_)
     met: list[PairBlock] = []
-    scanned = 0
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
-        asked = queries[part]
-        found, score, settled, duplicates = _from_top_k(vectors, asked, ceiling, search)
-        if not settled.all():
-            open_ = ~settled
-            found[open_], score[open_] = _scan(vectors, asked[open_], ceiling, block)
-            scanned += int(np.count_nonzero(open_))
-        neighbour[part], cosine[part] = found, score
+        neighbour[part], cosine[part], settled[part], duplicates = _from_top_k(
+            vectors, queries[part], ceiling, search
+        )
         met.append(duplicates)
-    return Nearest(neighbour, cosine, _unique_pairs(met), scanned)
+    left = np.flatnonzero(~settled)
+    for start in range(0, len(left), block):
+        at = left[start : start + block]
+        neighbour[at], cosine[at] = _scan(vectors, queries[at], ceiling, block)
+    return Nearest(neighbour, cosine, _unique_pairs(met), len(left))
 
 
 def flat_index(vectors: Float16) -> Search:
@@ -143,7 +142,7 @@ def _scan(vectors: Float16, queries: Int64, ceiling: float, block: int) -> tuple
     for start in range(0, len(vectors), block):
         rows = vectors[start : start + block].astype(np.float64)
         for low, high in strips(len(asked), len(rows)):
-            cosines = _cosines(asked[low:high], rows)
+            cosines: Float32 = np.matmul(asked[low:high], rows.T).astype(np.float32)
             own = queries[low:high] - start
             inside = np.flatnonzero((own >= 0) & (own < len(rows)))
             cosines[inside, own[inside]] = IMPOSSIBLE
@@ -154,10 +153,6 @@ def _scan(vectors: Float16, queries: Int64, ceiling: float, block: int) -> tuple
             best[low:high][better] = value[better]
             found[low:high][better] = place[better] + start
     return found, np.where(found < 0, np.float32(np.nan), best)
-
-
-def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> Float32:
-    return np.matmul(left, right.T).astype(np.float32)
 
 
 def _unique_pairs(blocks: list[PairBlock]) -> PairBlock:

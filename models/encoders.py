@@ -175,10 +175,9 @@ def load_encoder(kind: Kind, model: str, *, cache_dir: Path, embedding: Embeddin
 
 def _unit_rows(vectors: Float32) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Rows divided by their length, float16, and which of them have one; the others are zero."""
-    finite = np.isfinite(vectors).all(axis=1)
-    safe = np.where(finite[:, None], vectors, np.float32(0))
+    usable = np.isfinite(vectors).all(axis=1)
     # In float64 the squares of float32 values neither overflow nor vanish.
-    lengths = np.linalg.norm(safe.astype(np.float64), axis=1).astype(np.float32)
-    usable = np.isfinite(lengths) & (lengths > 0)
-    units = safe / np.where(usable, lengths, np.float32(1))[:, None]
-    return (units * usable[:, None]).astype(np.float16), usable
+    wide = np.where(usable[:, None], vectors, 0.0).astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1)
+    usable &= lengths > 0
+    return (wide / np.where(usable, lengths, 1.0)[:, None]).astype(np.float16), usable

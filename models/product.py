@@ -41,6 +41,8 @@ class TorchProduct:
             below = torch.ones_like(scores, dtype=torch.bool).tril_()
             scores.masked_fill_(below, float(IMPOSSIBLE))
         alive = (scores > limits.floor).sum(dim=1).cpu().numpy()
+        if not alive.any():
+            return
         for start, stop in _runs(alive):
             yield _sift(scores[start:stop], limits, start)
 

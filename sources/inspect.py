@@ -40,6 +40,8 @@ SUFFIXES = {  # the first is the one a stored file gets
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
 }
+_DECODERS = tuple(name for name in SUFFIXES if name != "MPO")  # JPEG's finds an MPO itself
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 SERVED_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "GIF"})
 SERVED_MODES = frozenset({"1", "L", "P", "RGB"})
 GREY_16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
@@ -152,14 +154,19 @@ def _open(data: bytes) -> Image.Image:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: truncated images would pass; turn it off"
         )
     try:
-        return Image.open(io.BytesIO(data), formats=tuple(SUFFIXES))
+        return Image.open(io.BytesIO(data), formats=_DECODERS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RefusedImage("decompression_bomb", str(error)) from error
     except _DECODER_ERRORS as error:
+        if data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+            raise RefusedImage(
+                "truncated",
+                f"it starts as an image but its header cannot be read ({len(data)} bytes): "
+                "the file is cut off or damaged; get it again",
+            ) from error
         raise RefusedImage(
             "not_an_image",
-            f"the bytes start with {shown(data[:16])}, or a damaged header; expected a whole "
-            f"{', '.join(name for name in SUFFIXES if name != 'MPO')} file",
+            f"the bytes start with {shown(data[:16])}; expected a {', '.join(_DECODERS)} file",
         ) from error
 
 

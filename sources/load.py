@@ -13,7 +13,7 @@ from config.settings import Inputs
 from sources.confine import Confine
 from sources.fetch import fetch_sync, shown_url
 from sources.inspect import SUFFIXES, ImageInfo, inspect_image
-from sources.records import BytesRef, ImageRef, PathRef, UrlRef
+from sources.records import BytesRef, ImageRef, PathRef, UrlRef, shown
 
 _IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
@@ -51,7 +51,7 @@ class ImageLoader:
         """
         match ref:
             case PathRef(path):
-                read = self._confine.read(path.parent, path.name)
+                read = self._confine.read(path.parent, path)
                 return self._inspected(read.data, str(path), path.suffix, read.mtime_ns)
             case BytesRef(data, name):
                 suffix = PurePosixPath(name).suffix if name else None
@@ -66,7 +66,7 @@ class ImageLoader:
         try:
             info = inspect_image(data, suffix, self._inputs.max_pixels)
         except RefusedImage as error:
-            where = name if name is not None else "bytes in the input"
+            where = shown(name) if name is not None else "bytes in the input"
             raise RefusedImage(error.reason, f"{where}: {error}") from error
         return LoadedImage(data, name, len(data), mtime_ns, info)
 

@@ -100,7 +100,7 @@ def test_json_round_trips_whatever_it_holds(
     colour: str, chips: list[int], ascii_only: bool
 ) -> None:
     mug = Mug(colour=colour, chips=chips)
-    text = json.dumps(mug.model_dump(), ensure_ascii=escape)
+    text = json.dumps(mug.model_dump(), ensure_ascii=ascii_only)
     assert parse_json_answer(text, Mug) == mug
     assert parse_json_answer(f"Of course! ```json\n{text}\n``` That's all.", Mug) == mug
 

@@ -1,0 +1,89 @@
+"""A chat server that answers one canned text after a fixed time: the ideal that clients face.
+
+    python -m benchmarks.mock_server --latency-ms 100 --processes 2
+
+Prints its base URL; serves until it is ended. Several processes share one port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import socket
+
+from aiohttp import web
+
+TEXT = json.dumps(
+    {
+        "chosen": "There is a red mug on the table beside two books and a lamp.",
+        "rejected": "There is a blue plate on the chair beside three dogs and a clock.",
+    }
+)
+BODY = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "mock",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": TEXT},
+            }
+        ],
+        "usage": {"prompt_tokens": 300, "completion_tokens": 40, "total_tokens": 340},
+    }
+).encode()
+
+
+def serve(port: int, latency_s: float, failing: float) -> None:
+    served = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal served
+        await request.read()
+        served += 1
+        await asyncio.sleep(latency_s)
+        if failing and served % round(1 / failing) == 0:
+            return web.Response(status=500, text="planted")
+        return web.Response(body=BODY, content_type="application/json")
+
+    async def main() -> None:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/chat/completions", answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=2048, reuse_port=True).start()
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latency-ms", type=float, default=100.0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--failing", type=float, default=0.0, help="share of HTTP 500")
+    options = parser.parse_args()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        workers = [
+            multiprocessing.Process(
+                target=serve, args=(port, options.latency_ms / 1000, options.failing), daemon=True
+            )
+            for _ in range(options.processes)
+        ]
+        for worker in workers:
+            worker.start()
+        print(f"http://127.0.0.1:{port}/v1", flush=True)
+    for worker in workers:
+        worker.join()
+
+
+if __name__ == "__main__":
+    main()
