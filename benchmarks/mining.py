@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ CLIP_MIN, CEILING = 0.95, 0.999
 SPREADS = (0.15, 0.22, 0.3)  # cosines of about .98, .95 and .92 inside a cluster
 
 
-def clustered(n: int, dimension: int) -> np.ndarray:
+def clustered(n: int, dimension: int) -> Any:
     """Float16 unit rows: clusters of about eight, and cosines of about .5 between clusters."""
     drawn = np.random.default_rng(0)
     common = unit(drawn.standard_normal((1, dimension), dtype=np.float32))
@@ -55,39 +55,34 @@ def clustered(n: int, dimension: int) -> np.ndarray:
     return rows
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: Any) -> Any:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def plain_product(vectors: Any, block: int, device: str, *, half: bool) -> None:
     """The product in the same blocks and with the same library as `pairs_above`."""
+    multiply = plain_on_cpu if device == "cpu" else plain_on_device
     starts = range(0, len(vectors), block)
-    if device != "cpu":
-        return plain_product_on_device(vectors, block, device, half=half)
-    out = np.empty((block, block), np.float32)
     for r in starts:
-        rows = vectors[r : r + block].astype(np.float32)
-        for c in starts:
-            if half and c < r:
-                continue
-            cols = vectors[c : c + block].astype(np.float32)
-            np.matmul(rows, cols.T, out=out[: len(rows), : len(cols)])
-    return None
+        rows = vectors[r : r + block]
+        multiply(rows, (vectors[c : c + block] for c in starts if not half or c >= r), device)
 
 
-def plain_product_on_device(vectors: Any, block: int, device: str, *, half: bool) -> None:
+def plain_on_cpu(rows: Any, blocks: Iterator[Any], device: str) -> None:
+    out = np.empty((len(rows), len(rows)), np.float32)
+    wide = rows.astype(np.float32)
+    for cols in blocks:
+        if len(cols) > out.shape[1]:
+            out = np.empty((len(rows), len(cols)), np.float32)
+        np.matmul(wide, cols.astype(np.float32).T, out=out[:, : len(cols)])
+
+
+def plain_on_device(rows: Any, blocks: Iterator[Any], device: str) -> None:
     import torch
 
-    def load(start: int) -> Any:
-        part = np.array(vectors[start : start + block])
-        return torch.from_numpy(part).to(device).float()
-
-    starts = range(0, len(vectors), block)
-    for r in starts:
-        rows = load(r)
-        for c in starts:
-            if not half or c >= r:
-                rows @ load(c).T
+    wide = torch.from_numpy(np.array(rows)).to(device).float()
+    for cols in blocks:
+        wide @ torch.from_numpy(np.array(cols)).to(device).float().T
     torch.cuda.synchronize()
 
 

@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import signal
 import socket
+import sys
 
 from aiohttp import web
 
@@ -68,6 +70,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--failing", type=float, default=0.0, help="share of HTTP 500")
     options = parser.parse_args()
+    # An exit, unlike a signal's default, ends the worker processes too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         probe.bind(("127.0.0.1", 0))

@@ -29,6 +29,8 @@ def resolve(model: str, patterns: Sequence[str], repository: str | None = None) 
     Of a repository only the files that match `patterns` are fetched, into huggingface_hub's cache.
     `repository` is the one to fetch where it is not `model` itself. Raises RecipeError.
     """
+    if not model.strip():
+        raise RecipeError("the model's name is empty; expected a directory or a repository")
     local = Path(model).expanduser()
     if local.is_dir():
         directory = local.resolve()
@@ -70,8 +72,8 @@ def no_weights(directory: Path, expected: str) -> RecipeError:
 
 
 def _fetch(model: str, repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError  # its HTTP library's, whichever that is
 
     try:
         found = snapshot_download(repo, revision=revision, allow_patterns=list(patterns))

@@ -51,8 +51,8 @@ class Tables:
         return found
 
     def scalar(self, sql: str, parameters: list[Any] | None = None) -> Any:
-        found = self.execute(sql, parameters).fetchone()
-        return None if found is None else found[0]
+        found = self.execute(sql, parameters).fetchall()  # all: DuckDB waits for the last row
+        return found[0][0] if found else None
 
     def batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
         yield from self._relation(sql).to_arrow_reader(rows)

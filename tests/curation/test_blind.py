@@ -32,6 +32,14 @@ def clustered_rows(seed: int, n: int, dimension: int = 32) -> Any:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
+def crowded_at_95(n: int) -> Any:
+    """Cosines of .95 +- .002: about one pair in 25 stands within the margin of .95."""
+    own = np.random.default_rng(6).standard_normal((n, 768))
+    rows = np.sqrt(0.05) * own / np.linalg.norm(own, axis=1, keepdims=True)
+    rows[:, 0] += np.sqrt(0.95)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
 def collected(blocks: Iterable[PairBlock]) -> Pairs:
     found: Pairs = {}
     for part in blocks:
@@ -131,14 +139,13 @@ def test_the_work_is_each_pair_once_and_new_times_all() -> None:
 
 @pytest.mark.parametrize("block", [10, 4096])
 def test_counts_are_exact_at_thresholds_that_cosines_hit(block: int) -> None:
-    vectors = clustered_rows(4, 120)
+    vectors = crowded_at_95(120)
     cosines = all_cosines(vectors)[np.triu_indices(120, 1)]
-    below, above = np.sort(cosines[(cosines > 0.5) & (cosines < 0.9)]), cosines[cosines > 0.9]
-    edges = tuple(sorted({float(x) for x in (*below[::40], *above[::40], 0.9)}))
-    assert len(edges) > 10
+    edges = tuple(np.unique(cosines)[::300].tolist())
+    assert 10 < sum(edge < 0.951 for edge in edges) < len(edges)
     counts = EdgeCounts.at(edges)
-    found = collected(pairs_above(vectors, 0.9, block=block, counts=counts))
-    assert found == brute_force(vectors, 0.9)
+    found = collected(pairs_above(vectors, 0.951, block=block, counts=counts))
+    assert found == brute_force(vectors, 0.951)
     assert counts.above.tolist() == [int((cosines > np.float32(edge)).sum()) for edge in edges]
 
 
@@ -171,17 +178,21 @@ class PoorProduct(NumpyProduct):
         return np.column_stack([rows.astype(np.float32), sign]).astype(np.float32)
 
 
-def test_a_float32_product_as_wrong_as_the_margin_changes_nothing() -> None:
-    vectors = clustered_rows(6, 200, 768)
-    vectors[:100] = vectors[100:]
-    cosines = all_cosines(vectors)
-    threshold = float(np.median(cosines[cosines > 0.9]))  # pairs crowd around it
-    edges = (threshold - 1e-4, threshold, threshold + 1e-4)
+@pytest.mark.parametrize("edges", [(0.949, 0.95, 0.951), (0.9495, 0.9505, 0.951), (0.951, 0.952)])
+def test_a_float32_product_as_wrong_as_the_margin_changes_nothing(edges: Any) -> None:
+    vectors = crowded_at_95(200)
     counts = EdgeCounts.at(edges)
-    found = collected(pairs_above(vectors, threshold, product=PoorProduct(), counts=counts))
-    assert found == brute_force(vectors, threshold)
-    triangle = cosines[np.triu_indices(200, 1)]
+    found = collected(pairs_above(vectors, edges[-1], product=PoorProduct(), counts=counts))
+    assert found == brute_force(vectors, edges[-1])
+    triangle = all_cosines(vectors)[np.triu_indices(200, 1)]
     assert counts.above.tolist() == [int((triangle > np.float32(e)).sum()) for e in edges]
+
+
+@pytest.mark.parametrize("threshold", [0.95, 0.951])
+def test_a_poor_product_without_counts_misses_no_pair(threshold: float) -> None:
+    vectors = crowded_at_95(200)
+    found = collected(pairs_above(vectors, threshold, product=PoorProduct()))
+    assert found == brute_force(vectors, threshold)
 
 
 def test_a_dense_block_comes_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

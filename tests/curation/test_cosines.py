@@ -213,9 +213,13 @@ def test_neighbouring_thresholds_stay_cosines() -> None:
 
 
 def test_a_cosine_equal_to_the_threshold_is_not_above_it() -> None:
-    counts = EdgeCounts.at((0.5, 0.95))
-    counts.add(np.array([0.95, np.nextafter(np.float32(0.95), np.float32(1)), 0.5], np.float32))
+    # The float32 next to .6 is above .6, the one next to .95 below .95: neither side may tell.
+    counts = EdgeCounts.at((0.6, 0.95))
+    counts.add(np.array([0.95, np.nextafter(np.float32(0.95), np.float32(1)), 0.6], np.float32))
     assert counts.above.tolist() == [2, 1]
+    joint = JointCounts.around(0.95, 0.6)
+    joint.add(np.array([0.99, 0.99], np.float32), np.array([0.6, 0.55], np.float32))
+    assert joint.passing[0].tolist() == [0, 0, 0, 1, 2, 2, 2]
 
 
 def test_yields_worked_by_hand() -> None:

@@ -66,7 +66,28 @@ def test_a_dense_block_comes_in_bounded_pieces(
     vectors = np.repeat(grouped_rows(1, 16, 0.0), 90, axis=0)
     blocks = list(pairs_above(vectors, 0.95, product=TorchProduct(device)))
     assert max(len(block) for block in blocks) <= 300
-    assert sum(len(block) for block in blocks) == 90 * 89 // 2
+    pairs = np.concatenate([np.column_stack([block.a, block.b]) for block in blocks])
+    assert sorted(pairs.tolist()) == np.column_stack(np.triu_indices(90, 1)).tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_counts_and_pairs_are_exact_where_cosines_hit_the_thresholds(device: str) -> None:
+    own = np.random.default_rng(6).standard_normal((100, 768))
+    rows = np.sqrt(0.05) * own / np.linalg.norm(own, axis=1, keepdims=True)
+    rows[:, 0] += np.sqrt(0.95)  # cosines of .95 +- .002
+    vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    wide = vectors.astype(np.float64)
+    cosines = (wide @ wide.T).astype(np.float32)[np.triu_indices(100, 1)]
+    edges = tuple(np.unique(cosines)[:3000:150].tolist())
+    for threshold in edges[-5:]:
+        counts = EdgeCounts.at(edges)
+        parts = pairs_above(vectors, threshold, product=TorchProduct(device), counts=counts)
+        assert sum(len(part) for part in parts) == (cosines > np.float32(threshold)).sum()
+        assert counts.above.tolist() == [(cosines > np.float32(edge)).sum() for edge in edges]
+    for cosine in edges:  # just under a pair's cosine: that pair must not get lost
+        threshold = float(np.nextafter(np.float32(cosine), np.float32(0)))
+        parts = pairs_above(vectors, threshold, product=TorchProduct(device))
+        assert sum(len(part) for part in parts) == (cosines > np.float32(threshold)).sum()
 
 
 def test_precision_is_full_during_the_product_and_restored_after(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
@@ -291,14 +291,14 @@ def only_refuses(data: bytes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # the imaging library's own, about the damage
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([*MAGIC, b"RIFF\x20\0\0\0WEBPVP8 "]), st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(magic: bytes, rest: bytes) -> None:
     only_refuses(magic + rest)
 
 
 @pytest.mark.filterwarnings("ignore")  # the imaging library's own, about the damage
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=4),

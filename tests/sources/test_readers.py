@@ -151,6 +151,11 @@ class TestJsonLines:
         with pytest.raises(InputError, match="holds no record"):
             read(path)
 
+    def test_a_byte_order_mark_is_no_part_of_the_first_record(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(b'\xef\xbb\xbf{"image": "a.png", "prompt": "A?"}\n')
+        assert reasons(read(path)) == [None]
+
     def test_a_line_too_long_is_one_bad_row(self, tmp_path: Path) -> None:
         path = write_lines(tmp_path / "rows.jsonl", {"a": 1}, {"a": "x" * 200}, {"a": 3})
         first, second, third = jsonl_rows(path, max_line_bytes=50)
@@ -167,7 +172,10 @@ class TestJsonLines:
         assert len(taken) == 2
         assert len(list(records)) < LOOK_AHEAD * 3 - 2
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+    @settings(
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
     @given(st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=5))
     def test_garbage_lines_never_stop_the_good_ones(
         self, tmp_path: Path, garbage: list[bytes]
@@ -190,6 +198,11 @@ class TestJson:
         records = read(path)
         assert [r.prompt for r in records] == ["Q", None]
         assert reasons(records) == [None, "bad_record"]
+
+    def test_a_byte_order_mark_is_no_part_of_the_list(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.json"
+        path.write_bytes(b'\xef\xbb\xbf[{"image": "a.png", "prompt": "A?"}]')
+        assert reasons(read(path)) == [None]
 
     def test_tpo_ignores_the_answers(self, tmp_path: Path) -> None:
         path = tmp_path / "tpo.json"

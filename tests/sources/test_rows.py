@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.errors import REFUSALS, InputError
@@ -192,6 +192,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no timing here
 @given(
     st.dictionaries(st.sampled_from(["image", "prompt", "id"]), json_values),
     st.sampled_from(["prompt", "prompts", "text"]),
