@@ -125,7 +125,9 @@ def mock_server(latency_ms: float, processes: int, failing: float = 0.0) -> Iter
         process.wait()
 
 
-def in_own_process(arm: str, root: Path, base_url: str, rows: int, in_flight: int) -> dict[str, Any]:
+def in_own_process(
+    arm: str, root: Path, base_url: str, rows: int, in_flight: int
+) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.stage", "--arm", arm, "--root", str(root),
                "--base-url", base_url, "--rows", str(rows), "--in-flight", str(in_flight)]  # fmt: skip
     found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

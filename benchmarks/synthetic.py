@@ -20,10 +20,10 @@ INGEST = "synthetic"
 PART_ROWS = 10_000
 
 
-def recipe() -> Recipe:
+def recipe(model: str = "stand-in-claims") -> Recipe:
     return load_recipe(
         "symmpo",
-        {"resample.k": 1, "assemble.require_neighbour": False, "rewrite.model": "mock"},
+        {"resample.k": 1, "assemble.require_neighbour": False, "rewrite.model": model},
     )
 
 
@@ -63,7 +63,9 @@ def make_root(path: Path, rows: int) -> None:
                 "claims": work.chain.of(EXTRACT),
             }[table]
             parts.write_rows(work.root, table, recipe_of, made, TABLES[table])
-    work.root.write_json(CURRENT, {"ingest": INGEST, "digests": work.chain.digests, "dataset": None})
+    work.root.write_json(
+        CURRENT, {"ingest": INGEST, "digests": work.chain.digests, "dataset": None}
+    )
 
 
 def _rows(work: Work, number: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -28,7 +28,8 @@ Input = Annotated[
                  "file, or a `datasets` directory. Left out: the rows the root has."),
 ]  # fmt: skip
 ImagesRoot = Annotated[
-    str | None, typer.Option(help="Where relative image paths start; the input's folder if not given.")
+    str | None,
+    typer.Option(help="Where relative image paths start; the input's folder if not given."),
 ]
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", help="A prompt for every image; may be repeated.")
@@ -55,7 +56,7 @@ def build(
     recipe: RecipeName = None,
     *,
     root: Root,
-    input: Input = None,  # noqa: A002 - the option's name
+    input: Input = None,
     images_root: ImagesRoot = None,
     prompt: Prompts = None,
     prompts_file: PromptsFile = None,
@@ -87,7 +88,13 @@ def retry(
     from cli import running
 
     running.run_build(
-        root, None, None, None, settings, if_busy, retry={"stage": stage, "error_class": error_class}
+        root,
+        None,
+        None,
+        None,
+        settings,
+        if_busy,
+        retry={"stage": stage, "error_class": error_class},
     )
 
 
@@ -96,7 +103,7 @@ def plan(
     recipe: RecipeName = None,
     *,
     root: Root,
-    input: Input = None,  # noqa: A002
+    input: Input = None,
     images_root: ImagesRoot = None,
     prompt: Prompts = None,
     prompts_file: PromptsFile = None,
@@ -122,11 +129,15 @@ def status(*, root: Root) -> None:
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help='One SELECT, e.g. "SELECT * FROM preferences LIMIT 5".')],
+    sql: Annotated[
+        str, typer.Argument(help='One SELECT, e.g. "SELECT * FROM preferences LIMIT 5".')
+    ],
     *,
     root: Root,
     limit: Annotated[int, typer.Option(help="Rows to show.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, all rows.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, all rows.")
+    ] = False,
 ) -> None:
     """Run read-only SQL over the tables' views."""
     from cli import showing

@@ -29,7 +29,18 @@ def human_time(seconds: float | None) -> str:
 def progress_table(progress: Progress) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
-    for name in ("done", "of", "failed", "rows/s", "calls", "cached", "tokens", "cost", "took", "left"):
+    for name in (
+        "done",
+        "of",
+        "failed",
+        "rows/s",
+        "calls",
+        "cached",
+        "tokens",
+        "cost",
+        "took",
+        "left",
+    ):
         table.add_column(name, justify="right")
     table.add_column("")
     for name in STAGES:

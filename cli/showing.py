@@ -57,7 +57,9 @@ def print_plan(plans: list[Any], spent: float) -> None:
         )
     out.print(table)
     calls, dollars = sum(p.calls for p in plans), sum(p.dollars for p in plans)
-    out.print(f"In all {calls:,} calls, about ${dollars:,.2f}; ${spent:,.2f} is spent on this root.")
+    out.print(
+        f"In all {calls:,} calls, about ${dollars:,.2f}; ${spent:,.2f} is spent on this root."
+    )
     if any(plan.guessed and plan.calls for plan in plans):
         out.print("[dim]guess: no call of that stage has been made here yet to measure tokens by")
 
@@ -189,7 +191,9 @@ def _print_pair(out: Console, root: Root, pair: dict[str, Any]) -> None:
         cosines = f"CLIP {pair['clip_cosine']:.4f}"
         if pair["dino_cosine"] is not None:
             cosines += f", DINOv2 {pair['dino_cosine']:.4f}"
-        out.print(f"image m':  {root.url_of(pair['neighbour_path'])}  ({pair['strategy']}: {cosines})")
+        out.print(
+            f"image m':  {root.url_of(pair['neighbour_path'])}  ({pair['strategy']}: {cosines})"
+        )
     claims = query(
         root,
         "SELECT side, claim, verdict, evidence, list(DISTINCT k ORDER BY k) AS answers "

@@ -64,7 +64,6 @@ class Resample(Call):
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
     max_tokens: Annotated[int, Field(ge=1)] = 512
 
-
     @model_validator(mode="after")
     def _at_most_k(self) -> Resample:
         if self.min_answers is not None and self.min_answers > self.k:
@@ -188,13 +187,15 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
+    section: type[Section] = Recipe
     for part in location:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) else None
-        if field is None:
+        field = section.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
             return []
-        model = field.annotation
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
+        if not issubclass(field.annotation, Section):
+            return []
+        section = field.annotation
+    return list(section.model_fields)
 
 
 def _explain(problem: Any) -> str:

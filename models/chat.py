@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -112,7 +112,7 @@ class ChatClient:
             return _sane(_answer(stored, cached=True))
         asked = self._asked.get(request.key)
         if asked is not None:
-            return _sane(await asyncio.shield(asked))
+            return _sane(replace(await asyncio.shield(asked), cached=True))  # paid by the other
         future: asyncio.Future[ChatAnswer] = asyncio.get_running_loop().create_future()
         self._asked[request.key] = future
         try:
@@ -276,7 +276,9 @@ class ChatClient:
         where = f"{self.role} at {self.endpoint.base_url} answered HTTP {reply.status}: {said}"
         if reply.status in (401, 403):
             raise self._stop(
-                KeyRejected(f"{where}\nThe key is refused: set VISPREF_{self.role.upper()}__API_KEY")
+                KeyRejected(
+                    f"{where}\nThe key is refused: set VISPREF_{self.role.upper()}__API_KEY"
+                )
             )
         if reply.status == 404:
             served = await self._served_models()

@@ -53,10 +53,12 @@ class Encoder(Protocol):
 class TorchEncoder:
     """An encoder whose network runs in torch.
 
-    An image's vector does not depend on the images beside it: every pass has the same number of
-    rows, the last one filled up with zeros, because the order in which a product is added up may
-    change with its shape. On a CPU that number is one, which costs nothing there (an image is
-    already some hundred rows of tokens) and leaves the vector independent of `batch_size` too.
+    An image's vector should not depend on the images beside it, but the order in which a product
+    is added up may change with its shape. So every pass has the same number of rows, the last one
+    filled up with zeros. On a CPU that number is one: vectors are then the same bits in any batch
+    and for any `batch_size`, and it costs little (one image is some hundred rows of tokens).
+    Elsewhere it is `batch_size`; another size may change values in the last bit of float16, which
+    moves a cosine by about 1e-5.
     """
 
     def __init__(
@@ -175,7 +177,7 @@ def load_encoder(kind: Kind, model: str, *, cache_dir: Path, embedding: Embeddin
 
 def _unit_rows(vectors: Float32) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Rows divided by their length, float16, and which of them have one; the others are zero."""
-    usable = np.isfinite(vectors).all(axis=1)
+    usable = np.asarray(np.isfinite(vectors).all(axis=1))
     # In float64 the squares of float32 values neither overflow nor vanish.
     wide = np.where(usable[:, None], vectors, 0.0).astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1)

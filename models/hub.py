@@ -73,7 +73,9 @@ def no_weights(directory: Path, expected: str) -> RecipeError:
 
 def _fetch(model: str, repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError  # its HTTP library's, whichever that is
+
+    # Its HTTP library's own error, whichever library that is.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
         found = snapshot_download(repo, revision=revision, allow_patterns=list(patterns))

@@ -8,6 +8,7 @@ transform and with the Pillow backend of transformers' BitImageProcessor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -74,8 +75,9 @@ class Preprocessing:
         if image.mode != "RGB":
             raise ValueError(f"an image of mode {image.mode!r} was given; expected 'RGB'")
         cut = self._resized(image)
-        values = np.asarray(cut, dtype=np.float32) * np.float32(self.rescale)
-        values = (values - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        scaled = np.asarray(cut, dtype=np.float32) * np.float32(self.rescale)
+        values: NDArray[np.float32] = np.divide(scaled - mean, std, dtype=np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
     def _resized(self, image: Image.Image) -> Image.Image:
@@ -100,12 +102,11 @@ class Preprocessing:
 
 def triple(values: object, where: str) -> Triple:
     """Three numbers from a configuration; one number stands for all three. Raises RecipeError."""
-    if isinstance(values, int | float):
-        return (float(values),) * 3
-    if isinstance(values, list | tuple) and len(values) == 3:
-        first, second, third = (float(value) for value in values)
-        return (first, second, third)
-    raise RecipeError(f"{where} is {values!r}; expected three numbers")
+    given: Sequence[Any] = values if isinstance(values, list | tuple) else [values] * 3
+    if len(given) != 3 or not all(isinstance(value, int | float) for value in given):
+        raise RecipeError(f"{where} is {values!r}; expected three numbers")
+    first, second, third = (float(value) for value in given)
+    return (first, second, third)
 
 
 def square(size: object, where: str) -> int:

@@ -81,6 +81,4 @@ def _failure(answers: list[ChatAnswer], problem: str) -> RowError:
         kind = TruncatedAnswer
     elif looks_like_refusal(last.text):
         kind = RefusedAnswer
-    return kind(
-        f"asked {len(answers)} times: {problem}", raw_text=last.text, attempts=len(answers)
-    )
+    return kind(f"asked {len(answers)} times: {problem}", raw_text=last.text, attempts=len(answers))

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from config.digest import canonical_json, digest
@@ -26,8 +27,6 @@ from storage import parts
 from storage.catalog import CURRENT, read_current
 from storage.schemas import DECISIONS, PREFERENCES
 from storage.tables import Tables
-
-import pyarrow as pa
 
 PART_ROWS = 5_000
 READ_ROWS = 1_000

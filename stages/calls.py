@@ -102,7 +102,9 @@ class BatchRunner:
             for table, rows in outcome.rows.items():
                 by_table.setdefault(table, []).extend(rows)
         # The stage's own table is written last: its rows say that the others are complete.
-        tables = [t for t in by_table if t != stage.table] + [t for t in by_table if t == stage.table]
+        tables = [t for t in by_table if t != stage.table] + [
+            t for t in by_table if t == stage.table
+        ]
         written = [
             parts.write_rows(work.root, table, recipe, by_table[table], TABLES[table])
             for table in tables

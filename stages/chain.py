@@ -67,9 +67,7 @@ class Chain:
         return digest(self.recipes[stage])
 
 
-def make_chain(
-    recipe: Recipe, clip: dict[str, Any], dino: dict[str, Any] | None
-) -> Chain:
+def make_chain(recipe: Recipe, clip: dict[str, Any], dino: dict[str, Any] | None) -> Chain:
     """`clip` and `dino` are the encoders' identities (name, weights' digest, preprocessing)."""
     mine = recipe.mine
     recipes: dict[str, dict[str, Any]] = {EMBED_CLIP: {"stage": "embed", "model": clip}}

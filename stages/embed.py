@@ -98,8 +98,9 @@ class EmbedRunner:
 def embed(
     work: Work,
     stage: str,
-    wrap: Callable[[Callable[[list[Row]], dict[str, Any]]], Callable[[list[Row]], dict[str, Any]]]
-    = lambda run: run,
+    wrap: Callable[
+        [Callable[[list[Row]], dict[str, Any]]], Callable[[list[Row]], dict[str, Any]]
+    ] = lambda run: run,
 ) -> None:
     """Embeds all that is pending. `wrap` makes a batch an orchestrator's task."""
     if stage not in work.chain.recipes:

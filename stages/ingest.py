@@ -11,8 +11,10 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
+from config.digest import image_digest
 from config.errors import InputError, RefusedImage
 from sources.inspect import render_view
 from sources.load import ImageLoader
@@ -24,10 +26,9 @@ from stages.chain import IMAGES, INGEST
 from storage import parts
 from storage.catalog import CURRENT, read_current
 from storage.images import image_path, view_path
-from storage.schemas import INPUTS
 from storage.schemas import IMAGES as IMAGES_SCHEMA
+from storage.schemas import INPUTS
 from storage.tables import Tables
-from config.digest import image_digest
 
 CHUNK = 512
 WORKERS = min(8, os.cpu_count() or 1)
@@ -56,7 +57,8 @@ def ingest(work: Work, spec: InputSpec) -> None:
         seen: set[bytes] = set()
         for chunk in _chunks(read_records(spec), CHUNK):
             known = _known(tables, chunk)
-            loaded = pool.map(lambda record: _load(work, loader, record, known, stored), chunk)
+            load = partial(_load, work, loader, known, stored)
+            loaded = pool.map(load, chunk)
             rows, images = _account(work, chunk, list(loaded), seen)
             _save(work, rows, images, stored)
             refused = sum(row["status"] == "refused" for row in rows)
@@ -112,7 +114,7 @@ class Loaded:
 
 
 def _load(
-    work: Work, loader: ImageLoader, record: Record, known: dict[str, Known], stored: set[str]
+    work: Work, loader: ImageLoader, known: dict[str, Known], stored: set[str], record: Record
 ) -> Loaded:
     if record.problem is not None or record.image is None:
         return Loaded(problem=record.problem or ("no_image", "the record names no image"))

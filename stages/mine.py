@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from curation.blind import is_blind
-from curation.cosines import EdgeCounts, Histogram, JointCounts, pair_cosines, sampled_histogram, yields
+from curation.cosines import (
+    EdgeCounts,
+    Histogram,
+    JointCounts,
+    pair_cosines,
+    sampled_histogram,
+    yields,
+)
 from stages.base import Row, Work, row_identity
 from stages.chain import EMBED_CLIP, EMBED_DINO, MINE, SCAN
 from stages.scan import comparable_images, edge_counts, newest_scans
@@ -45,9 +52,7 @@ def images_to_compare(work: Work, tables: Tables) -> list[str]:
     else:
         source = tables.source("pairs", work.chain.of(SCAN))
         found = tables.table(f"SELECT image_a, image_b FROM {source} WHERE NOT near_duplicate")
-        pairs = list(
-            zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True)
-        )
+        pairs = list(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True))
     return sorted({image for pair in pairs if keys.issuperset(pair) for image in pair})
 
 
@@ -61,7 +66,9 @@ def mine(work: Work) -> dict[str, Any]:
         else:
             found, clip, dino = _blind(work, tables, keys)
     matches = _settle(work, keys, found, {key: match for key, (match, _) in previous.items()})
-    changed = [k for k in keys if k not in previous or previous[k][0].neighbour != matches[k].neighbour]
+    changed = [
+        k for k in keys if k not in previous or previous[k][0].neighbour != matches[k].neighbour
+    ]
     work.progress.begin(MINE, len(changed))
     _write(work, changed, matches, previous)
     work.progress.add(MINE, done=len(changed))
@@ -78,9 +85,7 @@ def _settle(
         return {key: found.get(key, NONE) for key in keys}
     present = set(keys)
     return {
-        key: old
-        if (old := previous.get(key, NONE)).neighbour in present
-        else found.get(key, NONE)
+        key: old if (old := previous.get(key, NONE)).neighbour in present else found.get(key, NONE)
         for key in keys
     }
 
@@ -247,7 +252,9 @@ def _summary(
     }
     if len(keys) > 1:
         vectors = load_vectors(work.root, work.chain.of(EMBED_CLIP), keys)
-        summary["clip_all_pairs"] = sampled_histogram(vectors, seed=work.recipe.seed).counts.tolist()
+        summary["clip_all_pairs"] = sampled_histogram(
+            vectors, seed=work.recipe.seed
+        ).counts.tolist()
     counts = edge_counts(work) if mine.strategy == "blind" else _counts_of(clip, mine.clip_min)
     if counts is not None:
         joint = None

@@ -39,7 +39,12 @@ def hold(
 
     Busy: with `wait`, says who holds it once and waits; without, raises RootBusy.
     """
-    owner = {"run": run_id, "host": socket.gethostname(), "pid": os.getpid(), "nonce": uuid.uuid4().hex}
+    owner = {
+        "run": run_id,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "nonce": uuid.uuid4().hex,
+    }
     if root.is_local:
         with _hold_local(root, owner, wait, say):
             yield
@@ -146,9 +151,7 @@ def _take(root: Root, owner: dict[str, object], lease_s: float) -> bool:
     return bool((root.read_json("lease.json") or {}).get("nonce") == owner["nonce"])
 
 
-def _renew(
-    root: Root, owner: dict[str, object], stop: threading.Event, renew_s: float
-) -> None:
+def _renew(root: Root, owner: dict[str, object], stop: threading.Event, renew_s: float) -> None:
     while not stop.wait(renew_s):
         with contextlib.suppress(StorageError):  # a missed renewal is made good by the next
             root.write_json("lease.json", {**owner, "renewed": time.time()})

@@ -1,13 +1,13 @@
 """A dataset's root: a local folder or any fsspec URL, and where everything lies under it.
 
-    root.json                         the root's identity and format
-    images/ab/ab12...jpg              images by the SHA-256 of their bytes, unchanged
-    views/ab/ab12....png              upright RGB copies, only for images that need one
-    tables/<table>/<recipe>/part-*    one directory a table and stage recipe
-    recipes/<stage>/<digest>.json     what each recipe digest stands for
-    runs/<run>.json                   what a run was given, did and cost
-    datasets/<digest>/                preferences, decisions, card and, written last, manifest.json
-    current.json                      the newest run's stage digests; catalog.duckdb: views
+root.json                         the root's identity and format
+images/ab/ab12...jpg              images by the SHA-256 of their bytes, unchanged
+views/ab/ab12....png              upright RGB copies, only for images that need one
+tables/<table>/<recipe>/part-*    one directory a table and stage recipe
+recipes/<stage>/<digest>.json     what each recipe digest stands for
+runs/<run>.json                   what a run was given, did and cost
+datasets/<digest>/                preferences, decisions, card and, written last, manifest.json
+current.json                      the newest run's stage digests; catalog.duckdb: views
 """
 
 from __future__ import annotations

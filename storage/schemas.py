@@ -101,8 +101,14 @@ NEIGHBOURS = pa.schema(
 )
 
 CAPTIONS = pa.schema(
-    [("id", _TEXT), ("key", _TEXT), ("image", _TEXT), ("text", _TEXT), ("content", _TEXT)]
-    + CALL_COLUMNS
+    [
+        ("id", _TEXT),
+        ("key", _TEXT),
+        ("image", _TEXT),
+        ("text", _TEXT),
+        ("content", _TEXT),
+        *CALL_COLUMNS,
+    ]
 )
 
 ANSWERS = pa.schema(

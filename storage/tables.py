@@ -127,9 +127,7 @@ def drop_duplicates(root: Root, tables: Tables, table: str, recipe: str) -> int:
     source = tables.source(table, recipe)
     extra = int(tables.scalar(f"SELECT count(*) - count(DISTINCT key) FROM {source}"))
     if extra:
-        kept = tables.table(
-            f"SELECT DISTINCT ON (key) * FROM {source} ORDER BY key"
-        )
+        kept = tables.table(f"SELECT DISTINCT ON (key) * FROM {source} ORDER BY key")
         parts.write_table(root, table, recipe, kept.cast(TABLES[table]))
         for path in written:
             root.remove(path)

@@ -75,5 +75,3 @@ async def whole_stage(stage: str, run: Callable[[], Any]) -> Any:
         return await asyncio.to_thread(run)
 
     return await stage_task()
-
-

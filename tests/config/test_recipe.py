@@ -28,7 +28,9 @@ def test_every_shipped_recipe_loads_with_the_papers_values():
 def test_an_unknown_key_is_refused_with_the_nearest_known_name(section, wrong, near):
     data = as_dict()
     data[section][wrong] = 1
-    with pytest.raises(RecipeError, match=rf"{section}\.{wrong}: unknown key; did you mean '{near}'"):
+    with pytest.raises(
+        RecipeError, match=rf"{section}\.{wrong}: unknown key; did you mean '{near}'"
+    ):
         parse_recipe(data)
 
 

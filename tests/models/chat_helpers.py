@@ -48,11 +48,16 @@ def make_client(
 
 def rewrite_request(number=0, **changes):
     """A request the stand-in's claim role answers."""
-    data = f'{{"question": "What is there?", "consistent": ["There is a dog {number}."], ' \
+    data = (
+        f'{{"question": "What is there?", "consistent": ["There is a dog {number}."], '
         '"inconsistent": [], "style_example": "There is a dog."}'
+    )
     values = {
         "model": "stand-in-claims",
-        "messages": (Message("system", ("Rewrite.",)), Message("user", (f"<data>\n{data}\n</data>",))),
+        "messages": (
+            Message("system", ("Rewrite.",)),
+            Message("user", (f"<data>\n{data}\n</data>",)),
+        ),
         "temperature": 0.0,
         "top_p": 1.0,
         "max_tokens": 100,
@@ -62,4 +67,12 @@ def rewrite_request(number=0, **changes):
     return ChatRequest(**{**values, **changes})
 
 
-__all__ = ["PAYER", "Images", "ImagePart", "Message", "ResponseCache", "make_client", "rewrite_request"]
+__all__ = [
+    "PAYER",
+    "ImagePart",
+    "Images",
+    "Message",
+    "ResponseCache",
+    "make_client",
+    "rewrite_request",
+]

@@ -21,7 +21,7 @@ from models.transport import Reply
 from storage.responses import ResponseCache
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chat_helpers import PAYER, Images, ImagePart, Message, make_client, rewrite_request
+from chat_helpers import PAYER, ImagePart, Images, Message, make_client, rewrite_request
 
 
 @pytest.fixture
@@ -147,7 +147,9 @@ async def test_a_model_that_is_not_served_stops_the_stage_and_names_those_that_a
     assert "stand-in-claims" in str(error)
 
 
-async def test_a_refused_key_stops_the_stage_and_is_shown_nowhere(tmp_path, cache, caplog, transport):
+async def test_a_refused_key_stops_the_stage_and_is_shown_nowhere(
+    tmp_path, cache, caplog, transport
+):
     caplog.set_level(logging.DEBUG)
     with StandInServer(api_key="right") as server:
         client = make_client(server.base_url, cache, key="sk-wrong-secret", transport=transport)
@@ -170,7 +172,9 @@ async def test_a_server_without_schemas_is_asked_in_a_weaker_form(server, cache,
 async def test_an_answer_of_100_kb_fails_its_row_and_is_paid_once(server, cache):
     server.set_faults(["huge:1"])
     for _ in range(2):
-        [error] = await asked(make_client(server.base_url, cache), rewrite_request(max_tokens=10**6))
+        [error] = await asked(
+            make_client(server.base_url, cache), rewrite_request(max_tokens=10**6)
+        )
         assert isinstance(error, AnswerTooLong)
     assert served(server) == 1
 

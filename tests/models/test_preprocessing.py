@@ -127,5 +127,6 @@ def test_square_reads_every_way_of_writing_one():
 def test_triple_reads_three_numbers_or_one_for_all():
     assert triple([1, 2, 3], "mean") == (1.0, 2.0, 3.0)
     assert triple(0.5, "mean") == (0.5, 0.5, 0.5)
-    with pytest.raises(RecipeError, match="mean"):
-        triple([1, 2], "mean")
+    for values in ([1, 2], ["a", "b", "c"], None, "abc"):
+        with pytest.raises(RecipeError, match="mean"):
+            triple(values, "mean")

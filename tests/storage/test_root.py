@@ -58,7 +58,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left on device.*free space"):
+    with pytest.raises(StorageError, match=r"No space left on device.*free space"):
         root.write_bytes("a", b"new")
     assert root.read_bytes("a") == b"old"
     assert os.listdir(root.path) == ["a"]
