@@ -91,7 +91,7 @@ class ChatClient:
         self._asked: dict[str, asyncio.Future[ChatAnswer]] = {}
         self._paused_until = 0.0
         self._successes = 0
-        self._timeouts_in_row = 0
+        self._failures_in_row = self._timeouts_in_row = 0
         self._down: StageStopped | None = None
         self._down_event = asyncio.Event()
         self._prompt_ratio = 1.0
@@ -177,7 +177,7 @@ class ChatClient:
                 found = await self._once(body)
             if isinstance(found, _Completion):
                 self._successes += 1
-                self._timeouts_in_row = 0
+                self._failures_in_row = self._timeouts_in_row = 0
                 return found
             if isinstance(found, Reply):
                 if self._weakened(found, structured, request):
@@ -231,7 +231,8 @@ class ChatClient:
         self._raise_if_down()
 
     async def _back_off(self, found: Reply | TransportFault, attempt: int) -> None:
-        wait = backoff(attempt, self._draw())
+        # While others succeed the server is alive and this request was unlucky: wait little.
+        wait = backoff(min(attempt, self._failures_in_row), self._draw())
         if isinstance(found, Reply):
             asked = retry_after(found)
             if asked is not None:  # the server speaks for all requests to it
@@ -243,6 +244,7 @@ class ChatClient:
         name = f"HTTP {found.status}" if isinstance(found, Reply) else "transport"
         timed_out = isinstance(found, TransportFault) and found.timed_out
         self.stats.retries["time-out" if timed_out else name] += 1
+        self._failures_in_row += 1
         self._timeouts_in_row = self._timeouts_in_row + 1 if timed_out else 0
         if timed_out and attempt > 1 and self._timeouts_in_row >= self.endpoint.max_tries:
             raise self._stop(

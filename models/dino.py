@@ -90,7 +90,7 @@ def build(description: Description, device: str) -> Callable[[Tensor], Tensor]:
             f"DINOv2 {description.name!r} cannot be loaded: {error}; "
             f"give a checkpoint whose weights and {CONFIG} belong together"
         ) from error
-    if False:
+    if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise RecipeError(
             f"the weights of DINOv2 {description.name!r} lack {len(missing)} tensors "

@@ -28,6 +28,6 @@ class Pacer:
         self._free_at += difference * self._seconds_each
 
 
-def backoff(attempt: int, draw: float, base_s: float = 0.5, cap_s: float = 30.0) -> float:
+def backoff(attempt: int, draw: float, base_s: float = 0.25, cap_s: float = 30.0) -> float:
     """Seconds before the next try: exponential with full jitter; `draw` is uniform in [0, 1)."""
-    return draw * min(cap_s, base_s * 2.0 ** (attempt - 1))
+    return draw * min(cap_s, base_s * 2.0 ** max(0, attempt - 1))

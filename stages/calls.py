@@ -28,6 +28,9 @@ from storage.schemas import FAILURES, TABLES
 from storage.tables import Tables, drop_duplicates
 
 CHUNK_ROWS = 2048
+# Rows under way for each call on the wire: a batch ends with its unluckiest row, and while that
+# one backs off the others must fill the slots.
+ROWS_A_SLOT = 8
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ async def run_call_stage(
     work.progress.begin(stage.name, pending.count)
     try:
         runner = BatchRunner(work, stage, client, images)
-        at_once = 1 + -(-2 * client.endpoint.concurrency // work.settings.batch_rows)
+        at_once = 1 + -(-ROWS_A_SLOT * client.endpoint.concurrency // work.settings.batch_rows)
         await _drain(pending, wrap(runner.run), at_once)
     except StageStopped as stopped:
         work.progress.end(stage.name, "stopped", str(stopped))

@@ -78,7 +78,7 @@ class ResponseCache:
             for start in range(0, len(wanted), KEYS_AT_ONCE):
                 some = wanted[start : start + KEYS_AT_ONCE]
                 rows = self._connection.execute(
-                    f"SELECT {', '.join(_COLUMNS)} FROM answers "  # noqa: S608 - our own names
+                    f"SELECT {', '.join(_COLUMNS)} FROM answers "
                     f"WHERE key IN ({', '.join('?' * len(some))})",
                     some,
                 )
@@ -96,7 +96,7 @@ class ResponseCache:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(
-                f"INSERT OR IGNORE INTO answers ({', '.join(_COLUMNS)}) "  # noqa: S608
+                f"INSERT OR IGNORE INTO answers ({', '.join(_COLUMNS)}) "
                 f"VALUES ({', '.join('?' * len(_COLUMNS))})",
                 astuple(answer),
             )

@@ -249,6 +249,12 @@ def test_every_pass_has_the_same_shape_and_the_filling_leaves_no_trace(clip_enco
     )
 
 
+def test_on_a_cpu_every_image_passes_alone(clip_encoder):
+    network = Scripted([0.0, 1.0, 0.0])
+    scripted(clip_encoder, network).encode([RED, SKEW, RED, SKEW, RED])
+    assert network.shapes == [(1, 3, 48, 48)] * 5
+
+
 def test_vectors_of_another_length_than_stated_are_refused(clip_encoder):
     with pytest.raises(RecipeError, match="state 3 values"):
         scripted(clip_encoder, Scripted([0.0, 0.0, 1.0], dimension=2)).encode([RED])

@@ -33,5 +33,5 @@ def test_no_minute_holds_more_than_the_limit_and_the_burst(steps, limit):
 
 
 def test_back_off_doubles_up_to_its_cap_under_full_jitter():
-    assert [backoff(n, 1.0) for n in (1, 2, 3, 10)] == [0.5, 1.0, 2.0, 30.0]
+    assert [backoff(n, 1.0) for n in (1, 2, 3, 10)] == [0.25, 0.5, 1.0, 30.0]
     assert backoff(5, 0.0) == 0.0

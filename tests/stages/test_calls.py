@@ -67,14 +67,25 @@ def mock():
 
 
 def start(root, url, run_id="run", in_flight=IN_FLIGHT):
-    command = [sys.executable, "-c", RUN, str(root), str(root / "cache"), url, str(in_flight), run_id]
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        str(root),
+        str(root / "cache"),
+        url,
+        str(in_flight),
+        run_id,
+    ]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
 
 
 def rewrites(root):
-    return query(Root(root), "SELECT key, unit, chosen, rejected FROM rewrites ORDER BY key").to_pylist()
+    return query(
+        Root(root), "SELECT key, unit, chosen, rejected FROM rewrites ORDER BY key"
+    ).to_pylist()
 
 
 def wait_for_calls(server, calls):

@@ -1,0 +1,149 @@
+"""The flow as Prefect runs it, and the command line around it, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory):
+    """A real Prefect server over loopback, with a home of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+    environment.pop("PREFECT_API_URL", None)
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        from prefect.settings import get_current_settings
+
+        yield {**environment, "PREFECT_API_URL": str(get_current_settings().api.url)}
+
+
+@pytest.fixture
+def project(world, server, make_recipe, tmp_path, prefect_server):
+    """run(*arguments) -> CompletedProcess of the command, its endpoints and cache set."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(make_recipe().model_dump(mode="json")))
+    environment = {
+        **prefect_server,
+        "VISPREF_CACHE_DIR": str(tmp_path / "cache"),
+        "VISPREF_BATCH_ROWS": "16",
+        "COLUMNS": "200",
+    }
+    for role in ("CAPTIONER", "REFERENCE", "CLAIMS"):
+        environment[f"VISPREF_{role}__BASE_URL"] = server.base_url
+        environment[f"VISPREF_{role}__API_KEY"] = "sk-top-secret"
+
+    def run(*arguments, **more):
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *map(str, arguments)],
+            cwd=REPOSITORY, env={**environment, **more}, capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
+
+    run.recipe = recipe
+    run.root = tmp_path / "set"
+    run.environment = environment
+    return run
+
+
+def test_build_query_show_status_plan_and_a_second_build(project, world, server):
+    root = ("--root", project.root)
+    built = project("build", project.recipe, *root, "--input", world / "prompts.jsonl")
+    assert built.returncode == 0, built.stderr
+    assert "rows kept" in built.stdout
+    assert "rewrite" in built.stderr
+    assert "done" in built.stderr
+
+    found = project("query", "SELECT row_id, chosen FROM preferences", *root, "--json")
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert rows
+    shown = project("show", rows[0]["row_id"][:10], *root)
+    assert rows[0]["chosen"][:20] in shown.stdout.replace("\n", " ")
+    assert "image m'" in shown.stdout
+    assert "preferences" not in project("status", *root).stderr
+    assert "kept" in project("status", *root).stdout
+
+    planned = project("plan", *root)
+    assert "nothing is pending" in planned.stdout
+    edited = project("plan", *root, "--set", "resample.temperature=0.9")
+    assert "resample.temperature changed from 0.7 to 0.9" in edited.stdout
+
+    before = server.stats()["calls"]
+    again = project("build", *root)
+    assert again.returncode == 0, again.stderr
+    assert server.stats()["calls"] == before
+    for process in (built, found, shown, planned, again):
+        assert "sk-top-secret" not in process.stdout + process.stderr
+
+    check_server_saw(project.environment["PREFECT_API_URL"])
+
+
+def check_server_saw(api_url):
+    """Run names, tags and artifacts as the server has them."""
+    import httpx
+
+    runs = httpx.post(f"{api_url}/flow_runs/filter", json={}).json()
+    assert {run["state_type"] for run in runs} == {"COMPLETED"}
+    assert all(run["name"].startswith("build test in set") for run in runs)
+    tasks = httpx.post(f"{api_url}/task_runs/filter", json={}).json()
+    assert {"ingest", "caption", "rewrite", "assemble"} <= {tag for t in tasks for tag in t["tags"]}
+    artifacts = httpx.post(f"{api_url}/artifacts/filter", json={}).json()
+    kinds = {artifact["type"] for artifact in artifacts}
+    assert {"progress", "table", "markdown"} <= kinds
+    stages = next(a for a in artifacts if a["key"] == "stages")
+    assert [row["stage"] for row in json.loads(stages["data"])][-1] == "assemble"
+    assert "sk-top-secret" not in json.dumps([runs, tasks, artifacts])
+
+
+def test_a_stopped_build_has_its_own_exit_code_and_goes_on(project, world):
+    root = ("--root", project.root)
+    stopped = project(
+        "build", project.recipe, *root, "--input", world / "prompts.jsonl",
+        VISPREF_BUDGET__TOKENS="30000",
+    )  # fmt: skip
+    assert stopped.returncode == 3, stopped.stderr
+    assert "BudgetExhausted" in stopped.stderr
+    assert "Traceback" not in stopped.stderr.split("BudgetExhausted")[-1]
+    assert project("build", *root).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "sympmo", "--root", "ROOT", "--input", "x"), "did you mean 'symmpo'"),
+        (("build", "--root", "ROOT", "--input", "x"), "was never built: name a recipe"),
+        (("query", "DROP TABLE rows", "--root", "ROOT"), "only SELECT and EXPLAIN"),
+        (("show", "abc", "--root", "ROOT"), "no row has an id"),
+        (("status", "--root", "ROOT"), "holds no run yet"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(project, arguments, message):
+    found = project(*(str(project.root) if a == "ROOT" else a for a in arguments))
+    assert found.returncode == 1
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, cli.main; print([m for m in ('torch', 'prefect', 'duckdb', 'pyarrow', "
+        "'transformers', 'openai') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"

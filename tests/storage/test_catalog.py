@@ -1,0 +1,88 @@
+import duckdb
+import pytest
+
+from config.errors import StorageError
+from storage import parts
+from storage.catalog import query, write_catalog
+from storage.root import Root
+from storage.schemas import CAPTIONS
+from storage.tables import Tables, drop_duplicates
+
+
+def caption(key, text="t"):
+    return {"id": f"id-{key}", "key": key, "image": key, "text": text, "content": "c"}
+
+
+@pytest.fixture
+def root(tmp_path):
+    found = Root(tmp_path / "it's a set")
+    parts.write_rows(found, "captions", "new", [caption("a"), caption("b")], CAPTIONS)
+    parts.write_rows(found, "captions", "old", [caption("a", "older")], CAPTIONS)
+    found.write_json(
+        "current.json", {"ingest": None, "digests": {"caption": "new"}, "dataset": None}
+    )
+    return found
+
+
+def test_views_show_the_current_recipe_and_history_all(root):
+    assert query(root, "SELECT key FROM captions ORDER BY key").to_pylist() == [
+        {"key": "a"},
+        {"key": "b"},
+    ]
+    found = query(root, "SELECT recipe, text FROM history.captions WHERE key = 'a' ORDER BY 1")
+    assert found.to_pylist() == [
+        {"recipe": "new", "text": "t"},
+        {"recipe": "old", "text": "older"},
+    ]
+
+
+def test_every_view_answers_on_a_root_that_holds_nothing(tmp_path):
+    empty = Root(tmp_path / "empty")
+    for view in ("rows", "images", "preferences", "lineage", "failures", "history.claims"):
+        assert query(empty, f"SELECT * FROM {view}").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("DROP VIEW captions", "DROP statement"),
+        ("CREATE TABLE x AS SELECT 1", "CREATE statement"),
+        ("COPY (SELECT 1) TO 'x.csv'", "COPY statement"),
+        ("SELECT 1; SELECT 2", "2 statements"),
+        ("ATTACH 'x.db'", "ATTACH statement"),
+        ("SET threads = 1", "SET statement"),
+        ("SELEC 1", "not SQL"),
+        ("SELECT * FROM nothing", "the query failed"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "the query failed"),
+        ("SELECT * FROM '/etc/passwd'", "the query failed"),
+    ],
+)
+def test_a_query_only_reads_and_only_the_root(root, sql, message):
+    with pytest.raises(StorageError, match=message):
+        query(root, sql)
+
+
+def test_any_client_opens_the_catalogue_and_an_open_one_survives_a_new_one(root):
+    write_catalog(root)
+    connection = duckdb.connect(root.full("catalog.duckdb"), read_only=True)
+    assert connection.sql("SELECT count(*) FROM captions").fetchone() == (2,)
+    parts.write_rows(root, "captions", "new", [caption("c")], CAPTIONS)
+    write_catalog(root)
+    assert connection.sql("SELECT count(*) FROM captions").fetchone() == (3,)
+    connection.close()
+
+
+def test_rows_that_two_writers_wrote_are_made_one(root):
+    parts.write_rows(root, "captions", "new", [caption("b"), caption("c")], CAPTIONS)
+    with Tables(root) as tables:
+        assert drop_duplicates(root, tables, "captions", "new") == 1
+        assert drop_duplicates(root, tables, "captions", "new") == 0
+    found = query(root, "SELECT key FROM captions ORDER BY key").to_pylist()
+    assert [row["key"] for row in found] == ["a", "b", "c"]
+
+
+def test_a_cut_part_is_named_with_what_to_do(root):
+    [path] = parts.paths(root, "captions", "old")
+    root.write_bytes(path, root.read_bytes(path)[:50])
+    with pytest.raises(StorageError, match="not a whole Parquet file.*Delete it"):
+        list(parts.read_parts(root, "captions", "old"))
