@@ -65,10 +65,10 @@ def test_a_query_only_reads_and_only_the_root(root, sql, message):
 def test_any_client_opens_the_catalogue_and_an_open_one_survives_a_new_one(root):
     write_catalog(root)
     connection = duckdb.connect(root.full("catalog.duckdb"), read_only=True)
-    assert connection.sql("SELECT count(*) FROM captions").fetchone() == (2,)
+    assert connection.sql("SELECT count(*) FROM captions").fetchall() == [(2,)]
     parts.write_rows(root, "captions", "new", [caption("c")], CAPTIONS)
     write_catalog(root)
-    assert connection.sql("SELECT count(*) FROM captions").fetchone() == (3,)
+    assert connection.sql("SELECT count(*) FROM captions").fetchall() == [(3,)]
     connection.close()
 
 
