@@ -28,7 +28,7 @@ def recipe(model: str = "stand-in-claims") -> Recipe:
 
 
 def open_synthetic(
-    root: Path, cache: Path, base_url: str, concurrency: int, batch_rows: int = 64, **endpoint: Any
+    root: Path, cache: Path, base_url: str, concurrency: int, batch_rows: int = 256, **endpoint: Any
 ) -> Work:
     """A run on such a root, all three roles at one URL."""
     role = Endpoint(base_url=base_url, concurrency=concurrency, **endpoint)

@@ -23,6 +23,8 @@ A message says what was given, what was expected, and what to do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 REFUSALS = frozenset(
     {
         "missing",
@@ -78,13 +80,32 @@ class RootBusy(StorageError):
     pass
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What the answers of one row cost; `calls` of them were paid in this run."""
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+
 class RowError(VisprefError):
     """One row failed. `raw_text` is what the model said, `attempts` how often it was asked."""
 
-    def __init__(self, message: str, *, raw_text: str | None = None, attempts: int = 1) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        raw_text: str | None = None,
+        attempts: int = 1,
+        spent: Spent | None = None,
+    ) -> None:
         super().__init__(message)
         self.raw_text = raw_text
         self.attempts = attempts
+        self.spent = spent or Spent()
 
 
 class InvalidAnswer(RowError):

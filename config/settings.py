@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     inputs: Inputs = Inputs()
     cache_dir: Path = Path(os.path.expanduser("~")) / ".cache" / "vispref"
     scratch_dir: Path | None = None
-    batch_rows: Annotated[int, Field(ge=1, le=4096)] = 64
+    batch_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     mine_block: Annotated[int, Field(ge=16)] = 4096
     duckdb_memory: str = "1GB"
 

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -22,6 +22,7 @@ from config.errors import (
     EndpointDown,
     KeyRejected,
     RequestRejected,
+    Spent,
     StageStopped,
 )
 from config.settings import Endpoint
@@ -31,7 +32,7 @@ from models.requests import ChatRequest, ImagePart, ImageSource, Message, wire_b
 from models.transport import BodyTooLong, Reply, TransportFault, TransportName, make_transport
 from storage.responses import ResponseCache, StoredAnswer
 
-__all__ = ["ChatAnswer", "ChatClient", "ChatRequest", "ImagePart", "Message"]
+__all__ = ["ChatAnswer", "ChatClient", "ChatRequest", "ImagePart", "Message", "spent_on"]
 
 log = logging.getLogger("vispref.chat")
 
@@ -358,8 +359,21 @@ def _sane(answer: ChatAnswer) -> ChatAnswer:
         raise AnswerTooLong(
             f"the answer has {len(answer.text):,} characters, expected at most {MAX_TEXT:,}",
             raw_text=answer.text[:SHOWN_ERROR],
+            spent=spent_on([answer]),
         )
     return answer
+
+
+def spent_on(answers: Sequence[ChatAnswer]) -> Spent:
+    """The accounting of one row's answers: tokens and dollars of all, calls that were paid now."""
+    paid = sum(not answer.cached for answer in answers)
+    return Spent(
+        calls=paid,
+        cached=len(answers) - paid,
+        prompt_tokens=sum(answer.prompt_tokens for answer in answers),
+        completion_tokens=sum(answer.completion_tokens for answer in answers),
+        cost_usd=sum(answer.cost_usd for answer in answers),
+    )
 
 
 def retry_after(reply: Reply) -> float | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from config.errors import EmptyAnswer, InvalidAnswer, RefusedAnswer, RowError, TruncatedAnswer
 from curation.answers import looks_like_refusal, parse_json_answer
-from models.chat import ChatAnswer, ChatClient, ChatRequest, Message
+from models.chat import ChatAnswer, ChatClient, ChatRequest, Message, spent_on
 
 T = TypeVar("T", bound=BaseModel)
 SHOWN_ANSWER = 2000
@@ -81,4 +81,9 @@ def _failure(answers: list[ChatAnswer], problem: str) -> RowError:
         kind = TruncatedAnswer
     elif looks_like_refusal(last.text):
         kind = RefusedAnswer
-    return kind(f"asked {len(answers)} times: {problem}", raw_text=last.text, attempts=len(answers))
+    return kind(
+        f"asked {len(answers)} times: {problem}",
+        raw_text=last.text,
+        attempts=len(answers),
+        spent=spent_on(answers),
+    )

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from config.errors import RowError, StageStopped, StorageError
-from models.chat import ChatClient
+from config.errors import RowError, Spent, StageStopped, StorageError
+from models.chat import ChatClient, spent_on
 from stages.base import CallStage, Outcome, Row, Work
 from storage import parts
 from storage.images import ImageStore
@@ -85,13 +85,11 @@ class BatchRunner:
             for unit, found in zip(units, results, strict=True)
             if isinstance(found, RowError)
         ]
-        receipt = self._save(outcomes, failed)
-        self.work.progress.add(
-            self.stage.name,
-            done=len(outcomes),
-            failed=len(failed),
-            **{k: receipt[k] for k in _COUNTED},
-        )
+        costs = [spent_on(outcome.answers) for outcome in outcomes]
+        costs += [found.spent for found in results if isinstance(found, RowError)]
+        spent = _sum(costs)
+        receipt = {**self._save(outcomes, failed), **spent}
+        self.work.progress.add(self.stage.name, done=len(outcomes), failed=len(failed), **spent)
         for found in results:
             if isinstance(found, BaseException) and not isinstance(found, RowError):
                 raise found
@@ -115,18 +113,11 @@ class BatchRunner:
         ]
         if failed:
             written.append(parts.write_rows(work.root, "failures", recipe, failed, FAILURES))
-        answers = [answer for outcome in outcomes for answer in outcome.answers]
-        paid = [answer for answer in answers if not answer.cached]
         return {
             "stage": stage.name,
             "parts": written,
             "rows": len(outcomes),
             "failures": len(failed),
-            "calls": len(paid),
-            "cached": len(answers) - len(paid),
-            "prompt_tokens": sum(a.prompt_tokens for a in paid),
-            "completion_tokens": sum(a.completion_tokens for a in paid),
-            "cost_usd": sum(a.cost_usd for a in paid),
         }
 
     def _failure(self, unit: Row, error: RowError) -> Row:
@@ -140,12 +131,24 @@ class BatchRunner:
             "raw_text": error.raw_text,
             "attempts": error.attempts,
             "nonce": unit["nonce"],
+            "prompt_tokens": error.spent.prompt_tokens,
+            "completion_tokens": error.spent.completion_tokens,
+            "cost_usd": error.spent.cost_usd,
             "run_id": self.work.run_id,
             "failed_at": datetime.now(UTC),
         }
 
 
-_COUNTED = ("calls", "cached", "prompt_tokens", "completion_tokens", "cost_usd")
+def _sum(costs: list[Spent]) -> dict[str, float]:
+    """Calls of all; tokens and dollars of the rows that were paid for in this run."""
+    paid = [cost for cost in costs if cost.calls]
+    return {
+        "calls": sum(cost.calls for cost in costs),
+        "cached": sum(cost.cached for cost in costs),
+        "prompt_tokens": sum(cost.prompt_tokens for cost in paid),
+        "completion_tokens": sum(cost.completion_tokens for cost in paid),
+        "cost_usd": sum(cost.cost_usd for cost in paid),
+    }
 
 
 def read_batch(work: Work, batch: Batch) -> list[Row]:

@@ -8,7 +8,7 @@ from config.digest import seed_of, text_digest
 from config.errors import EmptyAnswer, RefusedAnswer, TruncatedAnswer
 from config.settings import Role
 from curation.answers import looks_like_refusal
-from models.chat import ChatClient, ChatRequest, ImagePart, Message
+from models.chat import ChatAnswer, ChatClient, ChatRequest, ImagePart, Message, spent_on
 from prompts import load_prompt
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import CAPTION
@@ -51,16 +51,7 @@ class CaptionStage:
                 )
             )
             text = answer.text.strip()
-            if not text:
-                raise EmptyAnswer("the captioner answered nothing", raw_text=answer.text)
-            if looks_like_refusal(text):
-                raise RefusedAnswer("the captioner declined", raw_text=text)
-            if answer.finish_reason == "length":
-                raise TruncatedAnswer(
-                    f"the caption stopped at max_tokens = {call.max_tokens}; "
-                    "raise caption.max_tokens in the recipe",
-                    raw_text=text,
-                )
+            _check(answer, text, call.max_tokens)
             row = {
                 "id": row_identity(recipe, unit["key"]),
                 "key": unit["key"],
@@ -76,3 +67,19 @@ class CaptionStage:
 
 def _message(role: str, text: str, image: str) -> Message:
     return Message(role, (ImagePart(image), text) if role == "user" else (text,))
+
+
+def _check(answer: ChatAnswer, text: str, max_tokens: int) -> None:
+    """Raises RowError for a caption that claims cannot be held against."""
+    spent = spent_on([answer])
+    if not text:
+        raise EmptyAnswer("the captioner answered nothing", raw_text=answer.text, spent=spent)
+    if looks_like_refusal(text):
+        raise RefusedAnswer("the captioner declined", raw_text=text, spent=spent)
+    if answer.finish_reason == "length":
+        raise TruncatedAnswer(
+            f"the caption stopped at max_tokens = {max_tokens}; "
+            "raise caption.max_tokens in the recipe",
+            raw_text=text,
+            spent=spent,
+        )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from config.digest import seed_of, text_digest
 from config.errors import EmptyAnswer
 from config.settings import Role
-from models.chat import ChatClient, ChatRequest, ImagePart, Message
+from models.chat import ChatClient, ChatRequest, ImagePart, Message, spent_on
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import RESAMPLE
 from stages.units import units_sql, with_image_paths
@@ -57,7 +57,11 @@ class ResampleStage:
                 )
             )
             if not answer.text.strip():
-                raise EmptyAnswer("the reference model answered nothing", raw_text=answer.text)
+                raise EmptyAnswer(
+                    "the reference model answered nothing",
+                    raw_text=answer.text,
+                    spent=spent_on([answer]),
+                )
             row = {
                 "id": row_identity(recipe, unit["key"]),
                 "key": unit["key"],

@@ -248,6 +248,7 @@ def test_bad_answers_fail_their_rows_and_a_retry_asks_them_afresh(
     assert [row["stage"] for row in failed] == ["extract"] * 3
     assert {row["error_class"] for row in failed} <= {"InvalidAnswer", "TruncatedAnswer"}
     assert all(row["raw_text"] and row["attempts"] == 1 for row in failed)
+    assert all(row["prompt_tokens"] > 0 and row["completion_tokens"] > 0 for row in failed)
     dropped = query(
         Root(root), "SELECT count(*) AS n FROM decisions WHERE reason = 'upstream_failed'"
     ).to_pylist()[0]["n"]

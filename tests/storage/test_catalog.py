@@ -84,5 +84,5 @@ def test_rows_that_two_writers_wrote_are_made_one(root):
 def test_a_cut_part_is_named_with_what_to_do(root):
     [path] = parts.paths(root, "captions", "old")
     root.write_bytes(path, root.read_bytes(path)[:50])
-    with pytest.raises(StorageError, match="not a whole Parquet file.*Delete it"):
+    with pytest.raises(StorageError, match=r"not a whole Parquet file.*Delete it"):
         list(parts.read_parts(root, "captions", "old"))

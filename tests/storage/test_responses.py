@@ -49,9 +49,13 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     cache = ResponseCache(tmp_path)
     pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
     cache._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageError, match="full"):
+
+    def fill():
         for number in range(100):
             cache.put(answer(str(number)))
+
+    with pytest.raises(StorageError, match="full"):
+        fill()
     assert not cache._connection.in_transaction
     cache.close()
     assert (
