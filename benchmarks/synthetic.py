@@ -38,7 +38,7 @@ def open_synthetic(
         claims=role,
         cache_dir=cache,
         batch_rows=batch_rows,
-        duckdb_memory="512MB",
+        duckdb_memory="256MB",
     )
     chain = make_chain(recipe(), {"name": "none"}, None)
     return Work(Root(root), chain, settings, run_id="benchmark", ingest=INGEST)

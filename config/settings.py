@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = None
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     mine_block: Annotated[int, Field(ge=16)] = 4096
-    duckdb_memory: str = "1GB"
+    duckdb_memory: str = "256MB"
 
     def endpoint(self, role: Role) -> Endpoint:
         found: Endpoint = getattr(self, role)

@@ -16,15 +16,19 @@ from storage.root import Root
 from storage.schemas import TABLES
 
 
+THREADS = 2  # each takes buffers of its own; the stages wait for models, not for SQL
+
+
 class Tables:
     """One DuckDB connection that reads a root's tables. Not shared between threads."""
 
-    def __init__(self, root: Root, memory: str = "1GB", scratch: Path | None = None) -> None:
+    def __init__(self, root: Root, memory: str = "256MB", scratch: Path | None = None) -> None:
         self.root = root
         self._spill = tempfile.TemporaryDirectory(prefix="vispref-duckdb-", dir=scratch)
         self._connection = connect(root)
         self._connection.execute(f"SET memory_limit = '{memory}'")
         self._connection.execute("SET preserve_insertion_order = false")
+        self._connection.execute(f"SET threads = {THREADS}")
         self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
 
     def close(self) -> None:
