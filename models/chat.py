@@ -7,12 +7,11 @@ then for the endpoint's limits, then for a slot; it holds the slot only while it
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -22,12 +21,21 @@ from config.errors import (
     EndpointDown,
     KeyRejected,
     RequestRejected,
-    Spent,
     StageStopped,
 )
 from config.settings import Endpoint
 from models.budget import Amount, BudgetGuard
 from models.limits import Pacer, backoff
+from models.replies import (
+    SHOWN_ERROR,
+    ChatAnswer,
+    Completion,
+    answer_of,
+    parse_completion,
+    retry_after,
+    sane,
+    spent_on,
+)
 from models.requests import ChatRequest, ImagePart, ImageSource, Message, wire_body
 from models.transport import BodyTooLong, Reply, TransportFault, TransportName, make_transport
 from storage.responses import ResponseCache, StoredAnswer
@@ -36,22 +44,8 @@ __all__ = ["ChatAnswer", "ChatClient", "ChatRequest", "ImagePart", "Message", "s
 
 log = logging.getLogger("vispref.chat")
 
-MAX_TEXT = 64 * 1024
-SHOWN_ERROR = 2000
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 WEAKER = {"json_schema": "json_object", "json_object": "none"}
-
-
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    text: str
-    finish_reason: str | None
-    served_model: str
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float
-    cached: bool
-    key: str
 
 
 @dataclass
@@ -103,17 +97,17 @@ class ChatClient:
     def cached(self, requests: list[ChatRequest]) -> dict[str, ChatAnswer]:
         """The answers that are on disk already, by request key: many in one look."""
         found = self._cache.get_many(request.key for request in requests)
-        return {key: _answer(stored, cached=True) for key, stored in found.items()}
+        return {key: answer_of(stored, cached=True) for key, stored in found.items()}
 
     async def ask(self, request: ChatRequest) -> ChatAnswer:
         """The answer to a request, from the cache or paid for. Equal requests are sent once."""
         stored = self._cache.get(request.key)
         if stored is not None:
             self.stats.cached += 1
-            return _sane(_answer(stored, cached=True))
+            return sane(answer_of(stored, cached=True))
         asked = self._asked.get(request.key)
         if asked is not None:
-            return _sane(replace(await asyncio.shield(asked), cached=True))  # paid by the other
+            return sane(replace(await asyncio.shield(asked), cached=True))  # paid by the other
         future: asyncio.Future[ChatAnswer] = asyncio.get_running_loop().create_future()
         self._asked[request.key] = future
         try:
@@ -128,7 +122,7 @@ class ChatClient:
         finally:
             del self._asked[request.key]
         future.set_result(answer)
-        return _sane(answer)
+        return sane(answer)
 
     async def _pay(self, request: ChatRequest) -> ChatAnswer:
         guess = request.text_bytes / 3 + request.images * self.endpoint.image_tokens
@@ -148,14 +142,14 @@ class ChatClient:
         if self._tokens is not None:
             self._tokens.correct(actual.tokens - worst.tokens)
         self.stats.answers += 1
-        return _answer(stored, cached=False)
+        return answer_of(stored, cached=False)
 
     def _amount(self, prompt_tokens: int, completion_tokens: int) -> Amount:
         e = self.endpoint
         dollars = (prompt_tokens * e.price_in + completion_tokens * e.price_out) / 1e6
         return Amount(dollars, prompt_tokens + completion_tokens)
 
-    def _stored(self, request: ChatRequest, reply: _Completion, guess: int) -> StoredAnswer:
+    def _stored(self, request: ChatRequest, reply: Completion, guess: int) -> StoredAnswer:
         """The answer as it is kept. Without usage the worst case is charged, and marked."""
         prompt, completion = reply.prompt_tokens, reply.completion_tokens
         estimated = prompt is None or completion is None
@@ -166,7 +160,7 @@ class ChatClient:
             prompt, completion, self._amount(prompt, completion).dollars, estimated, self._payer,
         )  # fmt: skip
 
-    async def _send(self, request: ChatRequest, tokens: int) -> _Completion:
+    async def _send(self, request: ChatRequest, tokens: int) -> Completion:
         successes, problem = self._successes, ""
         tries = self.endpoint.max_tries
         for attempt in range(1, tries + 1):
@@ -176,7 +170,7 @@ class ChatClient:
             async with self._slots:
                 self._raise_if_down()
                 found = await self._once(body)
-            if isinstance(found, _Completion):
+            if isinstance(found, Completion):
                 self._successes += 1
                 self._failures_in_row = self._timeouts_in_row = 0
                 return found
@@ -193,7 +187,7 @@ class ChatClient:
             raise self._stop(EndpointDown(f"{message}. Nothing done is lost; mend it, run again"))
         raise RequestRejected(f"{message}; other requests succeeded meanwhile", attempts=tries)
 
-    async def _once(self, body: bytes) -> _Completion | Reply | TransportFault:
+    async def _once(self, body: bytes) -> Completion | Reply | TransportFault:
         self.stats.sent += 1
         self.stats.in_flight += 1
         try:
@@ -207,7 +201,7 @@ class ChatClient:
         if reply.status != 200:
             return reply
         try:
-            return _parsed(reply.body)
+            return parse_completion(reply.body)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             shown = reply.body[:200].decode(errors="replace")
             return TransportFault(f"HTTP 200 without a chat completion ({error!r}): {shown}")
@@ -317,75 +311,3 @@ class ChatClient:
     def _raise_if_down(self) -> None:
         if self._down is not None:
             raise type(self._down)(str(self._down))
-
-
-@dataclass(frozen=True, slots=True)
-class _Completion:
-    text: str
-    finish_reason: str | None
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-
-
-def _parsed(body: bytes) -> _Completion:
-    found = orjson.loads(body)
-    choice = found["choices"][0]
-    message = choice["message"]
-    text = message.get("content") or message.get("refusal") or ""
-    usage = found.get("usage") or {}
-    return _Completion(
-        str(text),
-        choice.get("finish_reason"),
-        str(found.get("model", "")),
-        _count_or_none(usage.get("prompt_tokens")),
-        _count_or_none(usage.get("completion_tokens")),
-    )
-
-
-def _count_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _answer(stored: StoredAnswer, cached: bool) -> ChatAnswer:
-    return ChatAnswer(
-        stored.text, stored.finish_reason, stored.served_model, stored.prompt_tokens,
-        stored.completion_tokens, stored.cost_usd, cached, stored.key,
-    )  # fmt: skip
-
-
-def _sane(answer: ChatAnswer) -> ChatAnswer:
-    if len(answer.text) > MAX_TEXT:
-        raise AnswerTooLong(
-            f"the answer has {len(answer.text):,} characters, expected at most {MAX_TEXT:,}",
-            raw_text=answer.text[:SHOWN_ERROR],
-            spent=spent_on([answer]),
-        )
-    return answer
-
-
-def spent_on(answers: Sequence[ChatAnswer]) -> Spent:
-    """The accounting of one row's answers: tokens and dollars of all, calls that were paid now."""
-    paid = sum(not answer.cached for answer in answers)
-    return Spent(
-        calls=paid,
-        cached=len(answers) - paid,
-        prompt_tokens=sum(answer.prompt_tokens for answer in answers),
-        completion_tokens=sum(answer.completion_tokens for answer in answers),
-        cost_usd=sum(answer.cost_usd for answer in answers),
-    )
-
-
-def retry_after(reply: Reply) -> float | None:
-    """Seconds a Retry-After header asks for (a number or an HTTP date), or None."""
-    value = reply.headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None

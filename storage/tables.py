@@ -15,7 +15,6 @@ from storage import parts
 from storage.root import Root
 from storage.schemas import TABLES
 
-
 THREADS = 2  # each takes buffers of its own; the stages wait for models, not for SQL
 
 

@@ -46,9 +46,7 @@ def test_every_variable_in_the_readme_is_a_setting():
         if prefix:
             written.update(prefix[1] + short for short in re.findall(r"`(__[A-Z_]+)`", line))
     roles = ("CAPTIONER", "REFERENCE", "CLAIMS")
-    expanded = {
-        name.replace("_ROLE_", f"_{role}_") for name in written for role in roles
-    }
+    expanded = {name.replace("_ROLE_", f"_{role}_") for name in written for role in roles}
     assert expanded
     assert expanded <= known, expanded - known
 

@@ -15,7 +15,7 @@ from config.errors import (
 )
 from config.settings import Budget
 from miniature.server import StandInServer
-from models.chat import retry_after
+from models.replies import retry_after
 from models.requests import wire_body
 from models.transport import Reply
 from storage.responses import ResponseCache
