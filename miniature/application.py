@@ -35,6 +35,7 @@ from miniature.tally import Tally
 
 BODY_LIMIT = 64 * 1024 * 1024  # bytes of a request
 SLOW_PIECES = 20
+CONNECTION_CUT = 499  # by_status of a call that was reset, or that hung until its end
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -130,7 +131,7 @@ class StandIn:
             if fault.kind == "hang":
                 await self.closing.wait()
             if fault.kind in ("hang", "reset"):
-                raise _dropped(request)
+                return _dropped(request)
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         if fault is not None:
@@ -204,14 +205,14 @@ def _usage(call: ChatCall, choices: list[Choice], fault: Fault | None) -> dict[s
     return usage_of(call, choices)
 
 
-def _dropped(request: web.Request) -> ConnectionResetError:
-    """Cuts the connection with a TCP reset instead of an orderly end."""
+def _dropped(request: web.Request) -> web.Response:
+    """Cuts the connection with a TCP reset; the response never leaves, but is counted."""
     transport = request.transport
     if transport is not None:
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-    return ConnectionResetError("stand-in fault")
+    return web.Response(status=CONNECTION_CUT)
 
 
 async def _streamed(request: web.Request, events: Iterable[bytes]) -> web.StreamResponse:

@@ -80,7 +80,7 @@ class FaultPlan:
         self._seed = seed
 
     def pick(self, call: int, role: str, asks_schema: bool) -> Fault | None:
-        """The fault of call number `call`; no_schema_support strikes only where a schema is asked."""
+        """The fault of call number `call`; no_schema_support strikes only calls with a schema."""
         for index, fault in enumerate(self._faults):
             if fault.role not in (None, role):
                 continue

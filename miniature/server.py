@@ -138,12 +138,7 @@ class StandInServer:
 
 async def serve(stand_in: StandIn, port: int, ready: Callable[[str], None]) -> None:
     """Serves on loopback until `stand_in.closing` is set; calls `ready(url)` once it listens."""
-    runner = web.AppRunner(
-        stand_in.application(),
-        access_log=None,
-        shutdown_timeout=GRACE_S,
-        handler_cancellation=False,
-    )
+    runner = web.AppRunner(stand_in.application(), access_log=None, shutdown_timeout=GRACE_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, LOOPBACK, port, backlog=1024).start()

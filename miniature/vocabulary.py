@@ -1,4 +1,4 @@
-"""The things the stand-in world can name: objects of rendered scenes and of everyday photographs."""
+"""What the stand-in world can name: objects of rendered scenes and of everyday photographs."""
 
 from __future__ import annotations
 
