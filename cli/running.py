@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def quiet_prefect() -> None:
     """Settings of a run in a terminal: said once here, and a user's own environment wins."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # What stops a run is raised to the command line, which says it in one line.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
 
@@ -95,11 +97,12 @@ def run_build(
     quiet_prefect()
     from cli.progress import live
     from cli.showing import print_outcome
-    from flows.build import SHOWN, build_dataset
+    from flows.build import SHOWN, TELL, build_dataset
     from stages.base import Progress
 
     progress = Progress()
     SHOWN.set(progress)
+    TELL.set(lambda text: print(text, file=sys.stderr, flush=True))
     with live(progress):
         receipt: dict[str, Any] = asyncio.run(
             build_dataset(

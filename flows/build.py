@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from tasks.reports import publish_card, reporting
 
 # A terminal that shows the run's progress puts its counters here; a deployment leaves it alone.
 SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
+# How a terminal is told that the run waits for another; a deployment's log is told instead.
+TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
 
 
 def run_name() -> str:
@@ -53,7 +56,7 @@ async def build_dataset(
     """
     settings = await with_keys(load_settings(Path(settings_file) if settings_file else None))
     work = open_work(Root(root), parse_recipe(recipe), settings, SHOWN.get())
-    say = get_run_logger().warning
+    say = TELL.get() or get_run_logger().warning
     async with holding(work, wait=if_busy == "wait", say=say), reporting(work.progress):
         spec = None if source is None else InputSpec(**source)
         record_start(work, spec)

@@ -7,6 +7,9 @@ see colour and place, not meaning: neighbours are alike to the eye, and cosines 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CLIP_SIDE, DINO_SIDE = 48, 56
@@ -36,9 +39,10 @@ def make_clip(path: Path, seed: int = 0) -> Path:
             "resize_mode": "shortest",
         },
     }
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "open_clip_config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
-    save_file({k: v.contiguous() for k, v in sorted(model.state_dict().items())}, weights)
+    with _whole(path) as part:
+        (part / "open_clip_config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
+        tensors = {k: v.contiguous() for k, v in sorted(model.state_dict().items())}
+        save_file(tensors, part / weights.name)
     return path
 
 
@@ -67,7 +71,18 @@ def make_dino(path: Path, seed: int = 0) -> Path:
         image_mean=MEAN,
         image_std=STD,
     )
-    path.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(path)
-    model.save_pretrained(path, safe_serialization=True)
+    with _whole(path) as part:
+        processor.save_pretrained(part)
+        model.save_pretrained(part, safe_serialization=True)
     return path
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A folder that takes its name only once it is complete."""
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(path, ignore_errors=True)
+    part.rename(path)

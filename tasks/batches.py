@@ -7,7 +7,8 @@ persisted and nothing is cached by Prefect: a batch that ran is known by its row
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import task
@@ -22,33 +23,44 @@ RETRIES = 2
 RETRY_DELAY_S = [2, 10]
 
 
-def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """What we raise on purpose (a spent budget, a dead endpoint, a full disk) is not tried again."""
-    try:
-        state.result()
-    except VisprefError:
-        return False
-    except Exception:  # noqa: BLE001 - any other error, whatever it is, may pass
-        return True
-    return False
+class Deliberate:
+    """Remembers whether a stage was stopped on purpose (a spent budget, a dead endpoint, a full
+    disk): that is not tried again. Any other error may pass, whatever it is."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        try:
+            yield
+        except VisprefError:
+            self.stopped = True
+            raise
+
+    def worth_retrying(self, task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+        return not self.stopped
 
 
 def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
     """Makes the batches of one calling stage tasks on the flow's own event loop."""
 
     def wrap(run: RunBatch) -> RunBatch:
+        deliberate = Deliberate()
+
         @task(
             name=stage,
             task_run_name=f"{stage} {{path}} {{row_group}}",
             tags=[stage],
             retries=RETRIES,
             retry_delay_seconds=RETRY_DELAY_S,
-            retry_condition_fn=worth_retrying,
+            retry_condition_fn=deliberate.worth_retrying,
             cache_policy=NO_CACHE,
             persist_result=False,
         )
         async def batch_of_calls(path: str, row_group: int) -> dict[str, Any]:
-            return await run(Batch(stage, path, row_group))
+            with deliberate.watching():
+                return await run(Batch(stage, path, row_group))
 
         async def run_as_task(batch: Batch) -> dict[str, Any]:
             return await batch_of_calls(batch.path, batch.row_group)
@@ -60,6 +72,7 @@ def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
 
 async def whole_stage(stage: str, run: Callable[[], Any]) -> Any:
     """Runs a stage that is one unit of work as one task, off the event loop."""
+    deliberate = Deliberate()
 
     @task(
         name=stage,
@@ -67,11 +80,12 @@ async def whole_stage(stage: str, run: Callable[[], Any]) -> Any:
         tags=[stage],
         retries=RETRIES,
         retry_delay_seconds=RETRY_DELAY_S,
-        retry_condition_fn=worth_retrying,
+        retry_condition_fn=deliberate.worth_retrying,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
     async def stage_task() -> Any:
-        return await asyncio.to_thread(run)
+        with deliberate.watching():
+            return await asyncio.to_thread(run)
 
     return await stage_task()

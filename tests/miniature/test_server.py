@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import signal
@@ -18,14 +17,23 @@ import openai
 import pytest
 
 from config.digest import image_digest
-from miniature.annotations import Annotation, write_annotations
+from miniature.annotations import write_annotations
 from miniature.server import StandInServer, main
 
-PICTURE = b"the bytes of a picture"
-TRUTH = Annotation(image_digest(PICTURE), ("A dog sits on a couch.",), ("dog", "couch"))
-CAPTION = "A dog sits on a couch. The picture contains: a dog, a couch."
-REWRITE = {"question": "Describe.", "consistent": ["A dog sits."], "inconsistent": []}
-SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+sys.path.insert(0, str(Path(__file__).parent))
+from wire_helpers import (
+    CAPTION,
+    PICTURE,
+    SCHEMA,
+    TRUTH,
+    claims_call,
+    contents,
+    data_url,
+    picture_call,
+    refusal,
+    send,
+)
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -33,46 +41,6 @@ REPOSITORY = Path(__file__).parents[2]
 def stand_in(tmp_path: Path) -> Iterator[StandInServer]:
     with StandInServer([TRUTH], media_folder=tmp_path) as server:
         yield server
-
-
-def data_url(data: bytes = PICTURE) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
-def picture_call(model: str = "stand-in-captioner", url: str | None = None, **more: Any) -> dict:
-    image = {"type": "image_url", "image_url": {"url": url or data_url()}}
-    parts = [image, {"type": "text", "text": "Describe the picture."}]
-    return {"model": model, "messages": [{"role": "user", "content": parts}], **more}
-
-
-def claims_call(**more: Any) -> dict[str, Any]:
-    text = f"Rewrite.\n<data>\n{json.dumps(REWRITE)}\n</data>"
-    return {
-        "model": "stand-in-claims",
-        "messages": [{"role": "system", "content": "Rewrite."}, {"role": "user", "content": text}],
-        **more,
-    }
-
-
-async def send(
-    server: StandInServer, body: Any, key: str = "any"
-) -> tuple[int, dict[str, str], bytes]:
-    async with (
-        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session,
-        session.post(f"{server.base_url}/chat/completions", json=body) as response,
-    ):
-        return response.status, dict(response.headers), await response.read()
-
-
-async def contents(server: StandInServer, body: Any) -> list[str]:
-    status, _, raw = await send(server, body)
-    assert status == 200, raw
-    return [choice["message"]["content"] for choice in json.loads(raw)["choices"]]
-
-
-async def refusal(server: StandInServer, body: Any) -> tuple[int, str]:
-    status, _, raw = await send(server, body)
-    return status, json.loads(raw)["error"]["message"]
 
 
 async def test_each_role_answers_by_its_rule(stand_in: StandInServer) -> None:
@@ -233,115 +201,6 @@ async def test_calls_are_served_side_by_side() -> None:
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(end, aiohttp.ClientError) for end in ended)
         assert server.stats()["most_in_flight"] == 8
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "retry_after"),
-    [
-        ("http_429", 429, "0.5"),
-        ("http_429_plain", 429, None),
-        ("http_500", 500, None),
-        ("http_503", 503, "0.5"),
-    ],
-)
-async def test_a_refusing_server(
-    stand_in: StandInServer, kind: str, status: int, retry_after: str | None
-) -> None:
-    stand_in.set_faults([{"kind": kind, "next": 1, "seconds": 0.5}])
-    found, headers, raw = await send(stand_in, picture_call())
-    assert (found, headers.get("Retry-After")) == (status, retry_after)
-    assert kind in json.loads(raw)["error"]["message"]
-    assert await contents(stand_in, picture_call()) == [CAPTION]
-    assert stand_in.stats()["faults"] == {kind: 1}
-
-
-async def test_a_reset_connection(
-    stand_in: StandInServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    stand_in.set_faults(["reset:1"])
-    with pytest.raises(aiohttp.ClientOSError, match="reset by peer"):
-        await send(stand_in, picture_call())
-    assert await contents(stand_in, picture_call()) == [CAPTION]
-    assert stand_in.stats()["by_status"] == {"499": 1, "200": 1}
-    assert caplog.records == []
-
-
-async def test_a_hanging_call_hangs_until_the_server_ends() -> None:
-    with StandInServer([TRUTH], faults=["hang:1"]) as server:
-        call = asyncio.create_task(send(server, picture_call()))
-        while server.stats()["faults"] != {"hang": 1}:
-            await asyncio.sleep(0.01)
-        assert await contents(server, picture_call()) == [CAPTION]
-        assert not call.done()
-        await asyncio.to_thread(server.stop)
-        with pytest.raises(aiohttp.ClientError):
-            await call
-
-
-async def test_slow_bytes_come_piece_by_piece(stand_in: StandInServer) -> None:
-    stand_in.set_faults([{"kind": "slow_bytes", "next": 1, "seconds": 0.4}])
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{stand_in.base_url}/chat/completions", json=picture_call()) as response,
-    ):
-        pieces = [piece async for piece in response.content.iter_any()]
-    assert len(pieces) > 3
-    body = json.loads(b"".join(pieces))
-    assert body["choices"][0]["message"]["content"] == CAPTION
-
-
-async def test_broken_bodies(stand_in: StandInServer) -> None:
-    stand_in.set_faults(["truncated_body:1", "html:1"])
-    status, headers, raw = await send(stand_in, picture_call())
-    assert (status, headers["Content-Type"].split(";")[0]) == (200, "application/json")
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(raw)
-    status, headers, raw = await send(stand_in, picture_call())
-    assert (status, raw[:6]) == (200, b"<html>")
-    assert headers["Content-Type"].startswith("text/html")
-
-
-async def test_odd_contents(stand_in: StandInServer) -> None:
-    [whole] = await contents(stand_in, claims_call())
-
-    async def spoilt(kind: str) -> Any:
-        stand_in.set_faults([f"{kind}:1"])
-        [content] = await contents(stand_in, claims_call(max_tokens=64))
-        return content
-
-    assert await spoilt("truncated_json") == whole[: len(whole) // 2]
-    assert whole in await spoilt("prose_around_json")
-    assert (await spoilt("refusal")).startswith("I'm sorry")
-    assert await spoilt("empty") == ""
-    assert await spoilt("null") is None
-    assert len(await spoilt("huge")) >= 100_000
-
-
-async def test_odd_usage(stand_in: StandInServer) -> None:
-    stand_in.set_faults(["bad_usage:1", "no_usage:1"])
-    _, _, raw = await send(stand_in, picture_call())
-    assert json.loads(raw)["usage"]["prompt_tokens"] == -1
-    _, _, raw = await send(stand_in, picture_call())
-    assert "usage" not in json.loads(raw)
-
-
-async def test_a_server_without_schema_support(stand_in: StandInServer) -> None:
-    stand_in.set_faults(["no_schema_support=1"])
-    status, message = await refusal(stand_in, claims_call(response_format=SCHEMA))
-    assert (status, "response_format" in message, "json_schema" in message) == (400, True, True)
-    assert await contents(stand_in, claims_call(response_format={"type": "json_object"}))
-
-
-async def test_faults_are_set_over_http(stand_in: StandInServer) -> None:
-    async with aiohttp.ClientSession() as session:
-        given = {"faults": [{"kind": "http_500", "next": 1}, "reset=0"], "seed": 3}
-        async with session.post(f"{stand_in.control_url}/faults", json=given) as response:
-            assert await response.json() == {"faults": 2}
-        for wrong in ({"faults": ["nonsense:1"]}, {}, []):
-            async with session.post(f"{stand_in.control_url}/faults", json=wrong) as response:
-                assert response.status == 400
-    assert (await send(stand_in, picture_call()))[0] == 500
-    assert (await send(stand_in, picture_call()))[0] == 200
 
 
 async def test_a_gullible_server_obeys_what_stands_outside_the_block() -> None:
