@@ -38,8 +38,13 @@ class Deliberate:
             self.stopped = True
             raise
 
-    def worth_retrying(self, task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-        return not self.stopped
+    def condition(self) -> Callable[[Task[Any, Any], TaskRun, State[Any]], bool]:
+        """A plain function: Prefect takes no method for its `retry_condition_fn`."""
+
+        def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+            return not self.stopped
+
+        return worth_retrying
 
 
 def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
@@ -54,7 +59,7 @@ def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
             tags=[stage],
             retries=RETRIES,
             retry_delay_seconds=RETRY_DELAY_S,
-            retry_condition_fn=deliberate.worth_retrying,
+            retry_condition_fn=deliberate.condition(),
             cache_policy=NO_CACHE,
             persist_result=False,
         )
@@ -80,7 +85,7 @@ async def whole_stage(stage: str, run: Callable[[], Any]) -> Any:
         tags=[stage],
         retries=RETRIES,
         retry_delay_seconds=RETRY_DELAY_S,
-        retry_condition_fn=deliberate.worth_retrying,
+        retry_condition_fn=deliberate.condition(),
         cache_policy=NO_CACHE,
         persist_result=False,
     )
