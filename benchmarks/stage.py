@@ -96,6 +96,7 @@ def _in_prefect(work: Any) -> dict[str, Any]:
     """The stage as a flow's tasks. The clock runs inside the flow: a server's start is no overhead."""
     from prefect import flow
 
+    import stages.run  # noqa: F401 - imported before the clock starts, as in the other arms
     from tasks.batches import call_batches
 
     @flow(persist_result=False)

@@ -227,7 +227,8 @@ class ChatClient:
 
     async def _back_off(self, found: Reply | TransportFault, attempt: int) -> None:
         # While others succeed the server is alive and this request was unlucky: wait little.
-        wait = backoff(min(attempt, self._failures_in_row), self._draw())
+        alive = self._failures_in_row < max(4, self.endpoint.concurrency // 4)
+        wait = backoff(1 if alive else attempt, self._draw())
         if isinstance(found, Reply):
             asked = retry_after(found)
             if asked is not None:  # the server speaks for all requests to it
