@@ -135,7 +135,8 @@ def plan(
     work = open_work(root, resolve_recipe(root, recipe_name, overrides), settings)
     cache = ResponseCache(settings.cache_dir)
     try:
-        dollars, _ = cache.spent(root.id)
+        # A plan changes nothing: a root that was never built is not given an identity.
+        dollars = cache.spent(root.id)[0] if root.exists("root.json") else 0.0
     finally:
         cache.close()
     return make_plan(work, None if source is None else InputSpec(**source)), dollars

@@ -175,8 +175,7 @@ def _statements(sql: str) -> list[duckdb.Statement]:
 
 
 def _seal(connection: duckdb.DuckDBPyConnection, root: Root) -> None:
-    if root.is_local:
-        folder = os.path.abspath(root.path).replace("'", "''")
-        connection.execute(f"SET allowed_directories = ['{folder}/']")
-        connection.execute("SET enable_external_access = false")
+    folder = (os.path.abspath(root.path) if root.is_local else root.url).replace("'", "''")
+    connection.execute(f"SET allowed_directories = ['{folder}/']")
+    connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

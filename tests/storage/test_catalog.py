@@ -1,3 +1,5 @@
+import uuid
+
 import duckdb
 import pytest
 
@@ -86,3 +88,14 @@ def test_a_cut_part_is_named_with_what_to_do(root):
     root.write_bytes(path, root.read_bytes(path)[:50])
     with pytest.raises(StorageError, match=r"not a whole Parquet file.*Delete it"):
         list(parts.read_parts(root, "captions", "old"))
+
+
+def test_a_query_on_a_remote_root_reads_nothing_else():
+    remote = Root(f"memory://catalog-{uuid.uuid4().hex}")
+    parts.write_rows(remote, "captions", "new", [caption("a")], CAPTIONS)
+    remote.write_json(
+        "current.json", {"ingest": None, "digests": {"caption": "new"}, "dataset": None}
+    )
+    assert query(remote, "SELECT key FROM captions").to_pylist() == [{"key": "a"}]
+    with pytest.raises(StorageError, match="the query failed"):
+        query(remote, "SELECT * FROM read_text('/etc/hostname')")
