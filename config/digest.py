@@ -6,24 +6,30 @@ import hashlib
 import json
 from typing import Any
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 DIGEST_LENGTH = 32  # hex characters of SHA-256 kept: 128 bits
 
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces; NaN and unknown types are refused."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(value: Any) -> str:
     """32 hex characters that identify a JSON-like value."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:DIGEST_LENGTH]
+    return bytes_digest(canonical_json(value))
 
 
 def text_digest(text: str) -> str:
     """32 hex characters that identify a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+    return bytes_digest(text.encode())
+
+
+def bytes_digest(data: bytes) -> str:
+    """32 hex characters that identify bytes."""
+    return hashlib.sha256(data).hexdigest()[:DIGEST_LENGTH]
 
 
 def image_digest(data: bytes) -> str:

@@ -18,6 +18,7 @@ T = TypeVar("T", bound=BaseModel)
 
 SHOWN_PROBLEMS = 3  # a model that is asked again needs the first few, not a page of them
 MESSAGE_CHARACTERS = 500
+_DECODER = json.JSONDecoder(strict=False)
 
 _STRING_OR_BRACE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}"]', re.DOTALL)
 
@@ -47,7 +48,7 @@ def parse_json_answer(text: str, model: type[T]) -> T:
 def _loads(text: str) -> Any:
     """The JSON value, or None where the text is not JSON. Line breaks inside strings pass."""
     try:
-        return json.loads(text, strict=False)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 

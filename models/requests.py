@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from config.digest import digest
+from config.digest import bytes_digest
 from config.settings import Endpoint
 
 
@@ -47,15 +47,17 @@ class ChatRequest:
     @cached_property
     def key(self) -> str:
         """The request's identity: all that decides the answer; no URL, key, or wire format."""
-        return digest(
+        identity = orjson.dumps(  # ten times as fast on long texts as the json module
             {
                 "model": self.model,
                 "messages": [[m.role, *map(_identity, m.parts)] for m in self.messages],
                 "sampling": [self.temperature, self.top_p, self.max_tokens, self.seed],
                 "sample": [self.sample, self.nonce],
                 "schema": None if self.schema is None else [self.schema_name, self.schema],
-            }
+            },
+            option=orjson.OPT_SORT_KEYS,
         )
+        return bytes_digest(identity)
 
     @property
     def text_bytes(self) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from config.digest import text_digest
@@ -32,6 +33,7 @@ _MARKER = re.compile(r"^\[(system|user)\][ \t]*$", re.MULTILINE)
 _ESCAPED = re.compile(
     "[<>&\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined,
     autoescape=False,  # messages are plain text, not HTML
@@ -59,9 +61,7 @@ class Prompt:
         needed = _variables(self)
         _compare(self.name, needed, frozenset(variables))
         try:
-            return [
-                (role, _compiled(template).render(variables)) for role, template in self.sections
-            ]
+            return [(role, _filled(template, variables)) for role, template in self.sections]
         except jinja2.TemplateError as error:
             raise RecipeError(f"prompt {self.name} cannot be rendered: {error}") from error
 
@@ -94,7 +94,7 @@ def data_block(data: Any) -> str:
     the strings hold, the block has one opening tag and one closing tag. Raises TypeError or
     ValueError for what is not JSON.
     """
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    text = _JSON.encode(data)
     return f"<data>\n{_ESCAPED.sub(_escape, text)}\n</data>"
 
 
@@ -130,6 +130,33 @@ def _sections(origin: str, text: str) -> tuple[tuple[str, str], ...]:
         if not template:
             raise RecipeError(f"prompt {origin}: section [{role}] is empty; write its text")
     return tuple(zip(roles, templates, strict=True))
+
+
+def _filled(template: str, variables: dict[str, str]) -> str:
+    pieces = _pieces(template)
+    if pieces is None:
+        return _compiled(template).render(variables)
+    return "".join(variables[piece] if is_name else piece for is_name, piece in pieces)
+
+
+@lru_cache(maxsize=64)
+def _pieces(template: str) -> tuple[tuple[bool, str], ...] | None:
+    """The template as (is a variable, text or name) where it is text and bare variables alone.
+
+    Running a template costs 40 us, joining its pieces under one. None: it has to be run.
+    """
+    pieces: list[tuple[bool, str]] = []
+    for node in _ENVIRONMENT.parse(template).body:
+        if not isinstance(node, jinja2.nodes.Output):
+            return None
+        for part in node.nodes:
+            if isinstance(part, jinja2.nodes.TemplateData):
+                pieces.append((False, part.data))
+            elif isinstance(part, jinja2.nodes.Name):
+                pieces.append((True, part.name))
+            else:
+                return None
+    return tuple(pieces)
 
 
 @lru_cache(maxsize=64)

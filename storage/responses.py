@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from config.errors import StorageError
 
@@ -35,6 +36,7 @@ class StoredAnswer:
 
 
 _COLUMNS = [field.name for field in fields(StoredAnswer)]
+_ONE = f"SELECT {', '.join(_COLUMNS)} FROM answers WHERE key = ?"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, role TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT,
@@ -46,6 +48,10 @@ CREATE TABLE IF NOT EXISTS spent (
     payer TEXT PRIMARY KEY, dollars REAL NOT NULL, tokens INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+
+
+def _answer(row: tuple[Any, ...]) -> StoredAnswer:
+    return StoredAnswer(*row[:8], bool(row[8]), row[9])
 
 
 class ResponseCache:
@@ -68,7 +74,11 @@ class ResponseCache:
         self._connection.close()
 
     def get(self, key: str) -> StoredAnswer | None:
-        return self.get_many([key]).get(key)
+        try:
+            row = self._connection.execute(_ONE, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+        return None if row is None else _answer(row)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, StoredAnswer]:
         """The answers that are there, by key."""
@@ -83,7 +93,7 @@ class ResponseCache:
                     some,
                 )
                 for row in rows:
-                    found[row[0]] = StoredAnswer(*row[:8], bool(row[8]), row[9])
+                    found[row[0]] = _answer(row)
         except sqlite3.Error as error:
             raise self._explained(error) from error
         return found

@@ -56,7 +56,8 @@ def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
         @task(
             name=stage,
             task_run_name=f"{stage} {{path}} {{row_group}}",
-            tags=[stage],
+            # No tags: a tag makes Prefect ask its server for a concurrency slot before each run,
+            # and that call blocks the loop on which every request is under way.
             retries=RETRIES,
             retry_delay_seconds=RETRY_DELAY_S,
             retry_condition_fn=deliberate.condition(),
