@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.errors import RecipeError
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = None
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     mine_block: Annotated[int, Field(ge=16)] = 4096
-    duckdb_memory: str = "256MB"
+    duckdb_memory: Annotated[ByteSize, Field(ge=32_000_000)] = ByteSize(256_000_000)
 
     def endpoint(self, role: Role) -> Endpoint:
         found: Endpoint = getattr(self, role)

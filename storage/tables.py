@@ -19,13 +19,16 @@ THREADS = 2  # each takes buffers of its own; the stages wait for models, not fo
 
 
 class Tables:
-    """One DuckDB connection that reads a root's tables. Not shared between threads."""
+    """One DuckDB connection that reads a root's tables. Not shared between threads.
 
-    def __init__(self, root: Root, memory: str = "256MB", scratch: Path | None = None) -> None:
+    `memory`: bytes it may take before it spills to a temporary folder under `scratch`.
+    """
+
+    def __init__(self, root: Root, memory: int = 256_000_000, scratch: Path | None = None) -> None:
         self.root = root
         self._spill = tempfile.TemporaryDirectory(prefix="vispref-duckdb-", dir=scratch)
         self._connection = connect(root)
-        self._connection.execute(f"SET memory_limit = '{memory}'")
+        self._connection.execute(f"SET memory_limit = '{memory // 1000}KB'")
         self._connection.execute("SET preserve_insertion_order = false")
         self._connection.execute(f"SET threads = {THREADS}")
         self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
