@@ -7,8 +7,8 @@ has the lines). An arm whose interpreter is not given is left out, and none need
 
 `rows` counts the answers an arm ends with that are the server's text, and `calls` what the server
 was asked. `rows/s, whole process` and CPU include imports and writing; `calls/s at the server` runs
-from the second call's arrival to the last answer, and so leaves start and end out. Requests are as long
-for all (4.7 kB, what ours come to). Every arm has a server, a home and a cache of its own.
+from the second call's arrival to the last answer, and so leaves start and end out. Requests are as
+long for all (4.7 kB, what ours come to). Every arm has a server, a home and a cache of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.arms import fresh_root, mock_server
 # the others, no live display. Where its start reaches out to the internet, it is told not to:
 # - its token counter reads tiktoken's cl100k_base table, which litellm, one of its own requirements,
 #   carries under the very name tiktoken looks for (tiktoken checks its SHA-256);
-# - prices come from litellm's own copy; telemetry and the hosted viewer are off (see `measure`).
+# - prices come from litellm's own copy; telemetry and the hosted viewer are off (see `OFFLINE`).
 CURATOR = """
 import importlib.util, json, os, sys
 from importlib.metadata import version
