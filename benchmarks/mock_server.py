@@ -2,7 +2,10 @@
 
     python -m benchmarks.mock_server --latency-ms 100 --processes 2
 
-Prints its base URL; serves until it is ended. Several processes share one port.
+Prints its base URL; serves until it is ended. Several processes share one port and one count:
+`GET {base URL}/seen` gives the `calls` answered so far, faults included, and the `seconds` from
+the second call's arrival to the last answer (bespoke-curator's first call, long before the others,
+asks for rate limits).
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import multiprocessing
 import signal
 import socket
 import sys
+import time
+from multiprocessing.sharedctypes import SynchronizedArray
 
 from aiohttp import web
 
@@ -41,21 +46,35 @@ BODY = json.dumps(
 ).encode()
 
 
-def serve(port: int, latency_s: float, failing: float) -> None:
-    served = 0
+def planted(number: int, failing: float) -> bool:
+    """Whether call `number` (from 1) is a fault: spread evenly, the share `failing` of all."""
+    return int(number * failing) > int((number - 1) * failing)
+
+
+def serve(port: int, latency_s: float, failing: float, seen: SynchronizedArray[float]) -> None:
+    """`seen`, shared by all processes: calls, when the second arrived, when the last was answered."""
 
     async def answer(request: web.Request) -> web.Response:
-        nonlocal served
         await request.read()
-        served += 1
+        with seen.get_lock():
+            number = int(seen[0]) + 1
+            seen[0] = number
+            if number == 2:
+                seen[1] = time.monotonic()
         await asyncio.sleep(latency_s)
-        if failing and served % round(1 / failing) == 0:
+        with seen.get_lock():
+            seen[2] = time.monotonic()
+        if planted(number, failing):
             return web.Response(status=500, text="planted")
         return web.Response(body=BODY, content_type="application/json")
+
+    async def count(request: web.Request) -> web.Response:
+        return web.json_response({"calls": int(seen[0]), "seconds": seen[2] - seen[1]})
 
     async def main() -> None:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/v1/chat/completions", answer)
+        app.router.add_get("/v1/seen", count)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, backlog=2048, reuse_port=True).start()
@@ -76,9 +95,12 @@ def main() -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+        seen = multiprocessing.Array("d", 3)
         workers = [
             multiprocessing.Process(
-                target=serve, args=(port, options.latency_ms / 1000, options.failing), daemon=True
+                target=serve,
+                args=(port, options.latency_ms / 1000, options.failing, seen),
+                daemon=True,
             )
             for _ in range(options.processes)
         ]
