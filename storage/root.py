@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from config.errors import StorageError
+from config.errors import FileMissing, StorageError
 
 FORMAT = 1
 
@@ -76,8 +76,11 @@ class Root:
         return bool(self.fs.exists(self.full(relative)))
 
     def read_bytes(self, relative: str) -> bytes:
+        """Raises FileMissing where there is no such file, StorageError for any other fault."""
         try:
             data: bytes = self.fs.cat_file(self.full(relative))
+        except FileNotFoundError as error:
+            raise FileMissing(f"{self.url_of(relative)} is not there") from error
         except OSError as error:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
         return data

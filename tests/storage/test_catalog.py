@@ -6,9 +6,10 @@ import pytest
 from config.errors import StorageError
 from storage import parts
 from storage.catalog import query, write_catalog
+from storage.mending import drop_duplicates
 from storage.root import Root
 from storage.schemas import CAPTIONS
-from storage.tables import Tables, drop_duplicates
+from storage.tables import Tables
 
 
 def caption(key, text="t"):
