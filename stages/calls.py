@@ -93,16 +93,18 @@ class BatchRunner:
         costs = [spent_on(outcome.answers) for outcome in outcomes]
         costs += [found.spent for found in results if isinstance(found, RowError)]
         spent = _sum(costs)
-        receipt = {**self._save(batch, tables, failed), "rows": len(outcomes), **spent}
+        receipt = {**self._save(units, tables, failed), "rows": len(outcomes), **spent}
         self.work.progress.add(self.stage.name, done=len(outcomes), failed=len(failed), **spent)
         for found in results:
             if isinstance(found, BaseException) and not isinstance(found, RowError):
                 raise found
         return receipt
 
-    def _save(self, batch: Batch, tables: dict[str, pa.Table], failed: list[Row]) -> dict[str, Any]:
+    def _save(
+        self, units: list[Row], tables: dict[str, pa.Table], failed: list[Row]
+    ) -> dict[str, Any]:
         work, stage = self.work, self.stage
-        recipe, name = work.chain.of(stage.name), _part_name(work, batch)
+        recipe, name = work.chain.of(stage.name), _part_name(work, units)
         # The stage's own table is written last: its rows say that the others are complete.
         written = [
             parts.write_table(work.root, table, recipe, tables[table], name)
@@ -117,9 +119,9 @@ class BatchRunner:
         }
 
 
-def _part_name(work: Work, batch: Batch) -> str:
-    """One for each batch of a run, so that one that is tried again doubles no row."""
-    return text_digest(f"{work.run_id}:{batch.path}:{batch.row_group}")[:16]
+def _part_name(work: Work, units: list[Row]) -> str:
+    """One for each batch of a run, by its rows, so that one that is tried again doubles none."""
+    return text_digest("\n".join([work.run_id, *(unit["key"] for unit in units)]))[:16]
 
 
 def _sum(costs: list[Spent]) -> dict[str, float]:
@@ -178,7 +180,7 @@ class Pending:
         )
         found = _renamed(data)
         if found.num_rows < high - low:
-            self._fail_missing(number, found)
+            self._fail_missing(found)
         elif found.num_rows > high - low:
             raise StorageError(
                 f"{self.stage.name}: {high - low} pending rows, but {data.num_rows} with their "
@@ -187,7 +189,7 @@ class Pending:
             )
         return self._write(number, found)
 
-    def _fail_missing(self, number: int, found: pa.Table) -> None:
+    def _fail_missing(self, found: pa.Table) -> None:
         """Pending rows whose texts or images are gone fail; the others go on."""
         self.tables.put("with_texts", found.select(["key"]))
         units = self.tables.rows("SELECT * FROM chunk ANTI JOIN with_texts USING (key)")
@@ -196,7 +198,7 @@ class Pending:
             "ingest the input again"
         )
         rows = [failure_row(self.work, self.stage.name, unit, error) for unit in units]
-        name = text_digest(f"{self.work.run_id}:{self.stage.name}:{number}:missing")[:16]
+        name = _part_name(self.work, units)
         parts.write_rows(self.work.root, "failures", self.recipe, rows, FAILURES, name)
         self.work.progress.add(self.stage.name, failed=len(rows))
 
