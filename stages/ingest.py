@@ -15,14 +15,15 @@ from functools import partial
 from itertools import islice
 
 from config.digest import image_digest
-from config.errors import InputError, RefusedImage
+from config.errors import InputError, RefusedImage, VisprefError
 from sources.inspect import render_view
-from sources.load import ImageLoader
+from sources.load import ImageLoader, LoadedImage
 from sources.readers import read_records
 from sources.records import PathRef, Record, UrlRef
 from sources.spec import InputSpec, image_folder
 from stages.base import Row, Work, unit_id
 from stages.chain import IMAGES, INGEST
+from stages.results import escaped
 from storage import parts
 from storage.catalog import CURRENT, read_current
 from storage.images import image_path, view_path
@@ -139,29 +140,36 @@ def _load(
         return Loaded(before.image, size=before.size, mtime_ns=before.mtime_ns)
     try:
         image = loader.load(record.image)
+        digest = image_digest(image.data)
+        row = None if digest in stored else _store(work, digest, image)
     except RefusedImage as refused:
         return Loaded(problem=(refused.reason, str(refused)))
-    digest = image_digest(image.data)
-    row = None
-    if digest not in stored:
-        info = image.info
-        path = image_path(digest, info.format)
-        work.root.write_bytes(path, image.data)
-        view = None
-        if info.needs_view:
-            view = view_path(digest)
-            work.root.write_bytes(view, render_view(image.data))
-        row = {
-            "key": digest,
-            "path": path,
-            "view_path": view,
-            "format": info.format,
-            "mode": info.mode,
-            "width": info.width,
-            "height": info.height,
-            "size": len(image.data),
-        }
+    except VisprefError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a decoder that stumbles must not end the ingest)
+        message = escaped(f"{type(error).__name__}: {error}")
+        return Loaded(problem=("unreadable_file", message))
     return Loaded(digest, row, image.size, image.mtime_ns)
+
+
+def _store(work: Work, digest: str, image: LoadedImage) -> Row:
+    """Writes the image's files; gives its row."""
+    info, view = image.info, None
+    path = image_path(digest, info.format)
+    if info.needs_view:
+        rendered, view = render_view(image.data), view_path(digest)
+        work.root.write_bytes(view, rendered)
+    work.root.write_bytes(path, image.data)
+    return {
+        "key": digest,
+        "path": path,
+        "view_path": view,
+        "format": info.format,
+        "mode": info.mode,
+        "width": info.width,
+        "height": info.height,
+        "size": len(image.data),
+    }
 
 
 def _unchanged(record: Record, before: Known) -> bool:

@@ -82,6 +82,7 @@ def record_start(work: Work, spec: InputSpec | None) -> None:
     Called under the root's lock: the rows are those of the newest ingest now, which another run
     may have made while this one waited. What killed runs left in `work/` is removed.
     """
+    _ = work.root.id  # a root of another format is refused before anything is written
     work.ingest = read_current(work.root)["ingest"]
     for left in work.root.list("work"):
         work.root.remove(left)

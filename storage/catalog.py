@@ -79,7 +79,7 @@ def _dataset_source(root: Root, name: str, dataset: str | None) -> str:
 
 
 def _failures(tables: Tables, digests: dict[str, str]) -> str:
-    """Each row that has failed and has no output since: its newest failure.
+    """Each row that has failed and has no output since: its newest failure; each refused record.
 
     Where a unit's key covers its texts, an output of a later run from other texts counts too.
     """
@@ -96,6 +96,11 @@ def _failures(tables: Tables, digests: dict[str, str]) -> str:
                 "ON n.unit = f.unit AND n.run_id > f.run_id "
             )
         selects.append(f"{select} WHERE f.stage = '{stage}'")
+    selects.append(
+        "SELECT 'ingest' AS stage, ingest AS recipe, source || ':' || position || ':' || item "
+        "AS key, reason AS error_class, message, 1 AS attempts, ingest AS run_id "
+        "FROM inputs WHERE status = 'refused'"
+    )
     return (
         f"SELECT * FROM ({' UNION ALL BY NAME '.join(selects)}) "
         "QUALIFY row_number() OVER (PARTITION BY stage, key ORDER BY failed_at DESC) = 1"

@@ -185,3 +185,25 @@ def test_images_that_left_and_came_back_are_compared_with_those_that_came_meanwh
     assert near == [(a, b)]
     if strategy == "blind":
         assert pairs == {f"{a}:{b}", f"{c}:{d}"}
+
+
+def test_a_decoder_that_stumbles_refuses_its_image_alone(built, spec, monkeypatch, world, tmp_path):
+    _, recipe, settings, _ = built
+    whole, first = ingest_stage.ImageLoader.load, []
+
+    def load(self, ref):
+        first.append(ref) if not first else None
+        if ref == first[0]:
+            raise RecursionError("too deep")
+        return whole(self, ref)
+
+    monkeypatch.setattr(ingest_stage.ImageLoader, "load", load)
+    work = open_work(Root(tmp_path / "other"), recipe, settings)
+    record_start(work, spec)
+    ingest_stage.ingest(work, spec)
+    refused = query(work.root, "SELECT * FROM inputs WHERE status = 'refused'").to_pylist()
+    assert {row["reason"] for row in refused} == {"unreadable_file"}
+    assert "RecursionError: too deep" in refused[0]["message"]
+    shown = query(work.root, "SELECT stage, error_class FROM failures").to_pylist()
+    assert shown == [{"stage": "ingest", "error_class": "unreadable_file"}] * len(refused)
+    assert query(work.root, "SELECT * FROM rows").num_rows > 0
