@@ -106,7 +106,7 @@ def _print_failures(out: Console, root: Root) -> None:
     found = query(
         root,
         "SELECT stage, error_class, count(*) AS rows, any_value(message) AS example "
-        "FROM failures GROUP BY ALL ORDER BY rows DESC",
+        "FROM failures WHERE stage <> 'ingest' GROUP BY ALL ORDER BY rows DESC",
     )
     if found.num_rows:
         out.print("\nFailed rows (ask them afresh with vispref retry):")
@@ -126,6 +126,9 @@ def _print_dataset(out: Console, root: Root, dataset: str | None) -> None:
         out.print("\nNo dataset is assembled yet.")
         return
     manifest = root.read_json(f"datasets/{dataset}/manifest.json")
+    if manifest is None:
+        out.print(f"\nDataset {dataset} was removed; vispref build makes it again.")
+        return
     out.print(
         f"\nDataset {dataset}: {manifest['kept']:,} of {manifest['rows']:,} rows kept, "
         f"in {root.url_of(f'datasets/{dataset}')}"

@@ -5,14 +5,18 @@
     ├── InputError            an input file cannot be read at all (a bad row is a RefusedImage)
     ├── RefusedImage          one image is refused, with a reason from REFUSALS
     ├── StorageError          the dataset's root cannot be read or written
-    │   └── RootBusy          another run holds the root
+    │   ├── RootBusy          another run holds the root
+    │   ├── RootLost          this run's hold of the root has ended; it must write no more
+    │   └── FileMissing       a file that the root's tables name is not there
     ├── RowError              one row failed; it goes to the failures table, the rest goes on
     │   ├── InvalidAnswer     the model's answer is not what was asked for, after all asks
     │   ├── EmptyAnswer       the model answered nothing
     │   ├── RefusedAnswer     the model declined
     │   ├── TruncatedAnswer   the answer stopped at the token limit
     │   ├── AnswerTooLong     the answer is larger than any sane answer
-    │   └── RequestRejected   the server refused this request (HTTP 4xx)
+    │   ├── RequestRejected   the server refused this request (HTTP 4xx)
+    │   ├── InputMissing      what the row needs is no longer in the root
+    │   └── UnexpectedError   an error nobody foresaw, which concerns this row alone
     └── StageStopped          the stage cannot go on; nothing done is lost, the rest stays pending
         ├── BudgetExhausted   the hard budget is reached
         ├── EndpointDown      the endpoint is dead or hanging
@@ -80,6 +84,14 @@ class RootBusy(StorageError):
     pass
 
 
+class RootLost(StorageError):
+    pass
+
+
+class FileMissing(StorageError):
+    pass
+
+
 @dataclass(frozen=True)
 class Spent:
     """What the answers of one row cost; `calls` of them were paid in this run."""
@@ -129,6 +141,14 @@ class AnswerTooLong(RowError):
 
 
 class RequestRejected(RowError):
+    pass
+
+
+class InputMissing(RowError):
+    pass
+
+
+class UnexpectedError(RowError):
     pass
 
 

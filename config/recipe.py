@@ -44,6 +44,15 @@ class Mine(Section):
     near_duplicate: Cosine = 0.99
     update: Literal["keep", "refresh"] = "keep"
 
+    @model_validator(mode="after")
+    def _room_between(self) -> Mine:
+        if self.strategy == "blind" and self.near_duplicate <= self.clip_min:
+            raise ValueError(
+                f"near_duplicate is {self.near_duplicate} and clip_min {self.clip_min}: no pair "
+                "lies between them; expected near_duplicate above clip_min"
+            )
+        return self
+
 
 class Call(Section):
     """One kind of model call: which model, how it samples, which prompt."""

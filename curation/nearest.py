@@ -37,9 +37,9 @@ rows int64 [q, k]. A score may be off by `blind.margin(D)`."""
 class Nearest:
     """For each query its neighbour (int64 [q], -1: none) and their cosine (float32 [q], or NaN).
 
-    `duplicates` are the pairs above the ceiling that the search met: all of those among a query's
-    top k, not necessarily all there are. Sorted by (a, b), each once. `scanned` is the number of
-    queries that the top k could not settle.
+    `duplicates` are all pairs of a query and another row above the ceiling, sorted by (a, b), each
+    once: images that a split must not part. `scanned` is the number of queries that the top k
+    could not settle.
     """
 
     neighbour: Int64
@@ -84,7 +84,8 @@ def nearest(
     left = np.flatnonzero(~settled)
     for start in range(0, len(left), block):
         at = left[start : start + block]
-        neighbour[at], cosine[at] = _scan(vectors, queries[at], ceiling, block)
+        neighbour[at], cosine[at], duplicates = _scan(vectors, queries[at], ceiling, block)
+        met.append(duplicates)
     return Nearest(neighbour, cosine, _unique_pairs(met), len(left))
 
 
@@ -117,7 +118,8 @@ def _from_top_k(
     too_near = other & (cosines > threshold32(ceiling))
     found, best = _best(np.where(other & ~too_near, cosines, IMPOSSIBLE), rows)
     # A row outside the list scores at most the list's last, and its exact cosine at most a margin
-    # more; the best must beat even that, for an equal cosine might have a smaller index.
+    # more; the best must beat even that, for an equal cosine might have a smaller index. As the
+    # best is no duplicate, no duplicate is outside the list of a settled query either.
     settled = best > scores[:, -1] + margin(vectors.shape[1])
     if k == len(vectors):
         settled[:] = True
@@ -134,8 +136,11 @@ def _best(cosines: Float32, rows: Int64) -> tuple[Int64, Float32]:
     return np.where(best == IMPOSSIBLE, -1, holders.min(axis=1)), best
 
 
-def _scan(vectors: Float16, queries: Int64, ceiling: float, block: int) -> tuple[Int64, Float32]:
+def _scan(
+    vectors: Float16, queries: Int64, ceiling: float, block: int
+) -> tuple[Int64, Float32, PairBlock]:
     """The same answer from all rows: float64 products are exact, so nothing is left to decide."""
+    met: list[PairBlock] = []
     best = np.full(len(queries), IMPOSSIBLE, np.float32)
     found = np.full(len(queries), -1, np.int64)
     asked = vectors[queries].astype(np.float64)
@@ -146,13 +151,18 @@ def _scan(vectors: Float16, queries: Int64, ceiling: float, block: int) -> tuple
             own = queries[low:high] - start
             inside = np.flatnonzero((own >= 0) & (own < len(rows)))
             cosines[inside, own[inside]] = IMPOSSIBLE
-            cosines[cosines > threshold32(ceiling)] = IMPOSSIBLE
+            at, near = np.nonzero(cosines > threshold32(ceiling))
+            left, right = queries[low:high][at], near + start
+            met.append(
+                PairBlock(np.minimum(left, right), np.maximum(left, right), cosines[at, near])
+            )
+            cosines[at, near] = IMPOSSIBLE
             place = cosines.argmax(axis=1)  # the first of equals: the smallest row
             value = cosines[np.arange(high - low), place]
             better = value > best[low:high]  # strictly: an earlier block has smaller rows
             best[low:high][better] = value[better]
             found[low:high][better] = place[better] + start
-    return found, np.where(found < 0, np.float32(np.nan), best)
+    return found, np.where(found < 0, np.float32(np.nan), best), _unique_pairs(met)
 
 
 def _unique_pairs(blocks: list[PairBlock]) -> PairBlock:

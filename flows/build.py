@@ -75,6 +75,7 @@ async def build_dataset(
 async def _stages(work: Work, spec: InputSpec | None, retry: Retry | None) -> dict[str, Any]:
     if spec is not None:
         await whole_stage(chain.INGEST, lambda: ingest.ingest(work, spec))
+        write_catalog(work.root)  # the older ingest that it names is gone
     elif work.ingest is None:
         raise InputError(f"{work.root.url} has no rows yet: name an input with --input")
     await whole_stage(chain.EMBED_CLIP, lambda: embed(work, chain.EMBED_CLIP))

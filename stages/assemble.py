@@ -34,7 +34,7 @@ CONTRAST = ("neighbour", "neighbour_path", "neighbour_chosen", "neighbour_reject
             "clip_cosine", "dino_cosine", "strategy", "neighbour_id", "neighbour_rewrite_id")  # fmt: skip
 # What the dataset's digest covers: what training reads, not when or by which run it was made.
 DIGESTED = ("row_id", "prompt", "image", "chosen", "rejected", "neighbour", "neighbour_chosen",
-            "neighbour_rejected")  # fmt: skip
+            "neighbour_rejected", "external_ids")  # fmt: skip
 
 
 def assemble(work: Work) -> dict[str, Any]:
@@ -47,7 +47,10 @@ def assemble(work: Work) -> dict[str, Any]:
         splits = assign_splits(
             kept, _alike(work, tables), work.recipe.assemble.split, work.recipe.seed
         )
-        dataset = digest({"recipe": work.recipe.digest, "rows": rows_digest})
+        # The sides too: they hang on near duplicates, which need not be among the rows.
+        dataset = digest(
+            {"recipe": work.recipe.digest, "rows": rows_digest, "sides": digest(splits.sides)}
+        )
         receipt: dict[str, Any] = {
             "dataset": dataset,
             "path": f"datasets/{dataset}",

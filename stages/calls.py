@@ -13,19 +13,21 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from config.errors import RowError, Spent, StageStopped, StorageError
+from config.digest import text_digest
+from config.errors import InputMissing, RowError, Spent, StageStopped, StorageError
 from models.chat import ChatClient, spent_on
 from stages.base import CallStage, Outcome, Row, Work
+from stages.results import failure_row, settle
 from storage import parts
 from storage.images import ImageStore
-from storage.schemas import FAILURES, TABLES
-from storage.tables import Tables, drop_duplicates
+from storage.mending import mend
+from storage.schemas import FAILURES
+from storage.tables import Tables
 
 CHUNK_ROWS = 2048
 # Rows under way for each call on the wire: a batch ends with its unluckiest row, and while that
@@ -73,70 +75,53 @@ class BatchRunner:
     async def run(self, batch: Batch) -> dict[str, Any]:
         """Does every row of the batch, writes its parts, and gives a receipt (JSON values).
 
+        A batch that is run again replaces its parts. An error that nobody foresaw fails its row.
         Raises StageStopped after writing what was done, when the stage cannot go on.
         """
         units = read_batch(self.work, batch)
-        results = await asyncio.gather(
-            *(self.process(unit, unit["nonce"]) for unit in units), return_exceptions=True
+        results, tables = settle(
+            await asyncio.gather(
+                *(self.process(unit, unit["nonce"]) for unit in units), return_exceptions=True
+            )
         )
         outcomes = [found for found in results if isinstance(found, Outcome)]
         failed = [
-            self._failure(unit, found)
+            failure_row(self.work, self.stage.name, unit, found)
             for unit, found in zip(units, results, strict=True)
             if isinstance(found, RowError)
         ]
         costs = [spent_on(outcome.answers) for outcome in outcomes]
         costs += [found.spent for found in results if isinstance(found, RowError)]
         spent = _sum(costs)
-        receipt = {**self._save(outcomes, failed), **spent}
+        receipt = {**self._save(units, tables, failed), "rows": len(outcomes), **spent}
         self.work.progress.add(self.stage.name, done=len(outcomes), failed=len(failed), **spent)
         for found in results:
             if isinstance(found, BaseException) and not isinstance(found, RowError):
                 raise found
         return receipt
 
-    def _save(self, outcomes: list[Outcome], failed: list[Row]) -> dict[str, Any]:
+    def _save(
+        self, units: list[Row], tables: dict[str, pa.Table], failed: list[Row]
+    ) -> dict[str, Any]:
         work, stage = self.work, self.stage
-        recipe = work.chain.of(stage.name)
-        by_table: dict[str, list[Row]] = {}
-        for outcome in outcomes:
-            for table, rows in outcome.rows.items():
-                by_table.setdefault(table, []).extend(rows)
+        recipe, name = work.chain.of(stage.name), _part_name(work, units)
         # The stage's own table is written last: its rows say that the others are complete.
-        tables = [t for t in by_table if t != stage.table] + [
-            t for t in by_table if t == stage.table
-        ]
         written = [
-            parts.write_rows(work.root, table, recipe, by_table[table], TABLES[table])
-            for table in tables
-            if by_table[table]
+            parts.write_table(work.root, table, recipe, tables[table], name)
+            for table in sorted(tables, key=lambda table: table == stage.table)
         ]
         if failed:
-            written.append(parts.write_rows(work.root, "failures", recipe, failed, FAILURES))
+            written.append(parts.write_rows(work.root, "failures", recipe, failed, FAILURES, name))
         return {
             "stage": stage.name,
             "parts": written,
-            "rows": len(outcomes),
             "failures": len(failed),
         }
 
-    def _failure(self, unit: Row, error: RowError) -> Row:
-        return {
-            "stage": self.stage.name,
-            "recipe": self.work.chain.of(self.stage.name),
-            "key": unit["key"],
-            "unit": unit["unit"],
-            "error_class": type(error).__name__,
-            "message": str(error),
-            "raw_text": error.raw_text,
-            "attempts": error.attempts,
-            "nonce": unit["nonce"],
-            "prompt_tokens": error.spent.prompt_tokens,
-            "completion_tokens": error.spent.completion_tokens,
-            "cost_usd": error.spent.cost_usd,
-            "run_id": self.work.run_id,
-            "failed_at": datetime.now(UTC),
-        }
+
+def _part_name(work: Work, units: list[Row]) -> str:
+    """One for each batch of a run, by its rows, so that one that is tried again doubles none."""
+    return text_digest("\n".join([work.run_id, *(unit["key"] for unit in units)]))[:16]
 
 
 def _sum(costs: list[Spent]) -> dict[str, float]:
@@ -166,7 +151,7 @@ class Pending:
         self.recipe = work.chain.of(stage.name)
         # Half the memory: what is pending is counted while the stage's own rows are under way.
         self.tables = work.tables(share=0.5)
-        drop_duplicates(work.root, self.tables, stage.table, self.recipe)
+        mend(work.root, self.tables, stage.table, self.recipe)
         self.tables.execute(
             f"CREATE TEMP TABLE pending AS SELECT k.*, "
             f"row_number() OVER (ORDER BY k.key) - 1 AS place, coalesce(f.nonce, 0) AS nonce "
@@ -194,12 +179,29 @@ class Pending:
             f"SELECT t.*, c.nonce AS row_nonce, c.unit AS row_unit FROM ({texts}) AS t "
             "JOIN chunk AS c ON c.key = t.key ORDER BY t.key"
         )
-        if data.num_rows != high - low:
+        found = _renamed(data)
+        if found.num_rows < high - low:
+            self._fail_missing(found)
+        elif found.num_rows > high - low:
             raise StorageError(
                 f"{self.stage.name}: {high - low} pending rows, but {data.num_rows} with their "
-                f"texts; a part under tables/ is missing in {self.work.root.url}"
+                f"texts; a table of an earlier stage holds a row twice in {self.work.root.url}: "
+                "run again, which mends it"
             )
-        return self._write(number, _renamed(data))
+        return self._write(number, found)
+
+    def _fail_missing(self, found: pa.Table) -> None:
+        """Pending rows whose texts or images are gone fail; the others go on."""
+        self.tables.put("with_texts", found.select(["key"]))
+        units = self.tables.rows("SELECT * FROM chunk ANTI JOIN with_texts USING (key)")
+        error = InputMissing(
+            "the row of an earlier table that it needs is gone: a part under tables/ was removed; "
+            "ingest the input again"
+        )
+        rows = [failure_row(self.work, self.stage.name, unit, error) for unit in units]
+        name = _part_name(self.work, units)
+        parts.write_rows(self.work.root, "failures", self.recipe, rows, FAILURES, name)
+        self.work.progress.add(self.stage.name, failed=len(rows))
 
     def _write(self, number: int, data: pa.Table) -> list[Batch]:
         size = self.work.settings.batch_rows

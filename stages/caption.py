@@ -9,7 +9,6 @@ from config.errors import EmptyAnswer, RefusedAnswer, TruncatedAnswer
 from config.settings import Role
 from curation.answers import looks_like_refusal
 from models.chat import ChatAnswer, ChatClient, ChatRequest, ImagePart, Message, spent_on
-from prompts import load_prompt
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import CAPTION
 from stages.units import units_sql, with_image_paths
@@ -32,7 +31,7 @@ class CaptionStage:
         self, work: Work, client: ChatClient, images: ImageStore
     ) -> Callable[[Row, int], Awaitable[Outcome]]:
         call = work.recipe.caption
-        prompt = load_prompt(call.prompt)
+        prompt = work.chain.prompts[CAPTION]
         recipe = work.chain.of(CAPTION)
         rendered = prompt.render()
 

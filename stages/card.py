@@ -15,7 +15,6 @@ from curation.card import (
     summarise_cosines,
 )
 from curation.splits import Splits
-from prompts import load_prompt
 from stages.base import Work
 from stages.chain import CAPTION, EMBED_CLIP, EMBED_DINO, EXTRACT, RESAMPLE, REWRITE, TABLE_OF
 from stages.units import images_sql
@@ -103,14 +102,7 @@ def _models(work: Work) -> list[ModelUse]:
 
 
 def _prompts(work: Work) -> list[PromptUse]:
-    recipe = work.recipe
-    names = (
-        (CAPTION, recipe.caption.prompt),
-        (EXTRACT, recipe.extract.prompt),
-        (REWRITE, recipe.rewrite.prompt),
-    )
-    loaded = [(stage, load_prompt(name)) for stage, name in names]
-    return [PromptUse(stage, prompt.name, prompt.digest) for stage, prompt in loaded]
+    return [PromptUse(stage, p.name, p.digest) for stage, p in work.chain.prompts.items()]
 
 
 def _cost(work: Work, tables: Tables, stage: str) -> StageCost:

@@ -7,12 +7,12 @@ it touches and those units after it whose input text really changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.digest import digest
 from config.recipe import Call, Recipe
-from prompts import load_prompt
+from prompts import Prompt, load_prompt
 
 EMBED_CLIP = "embed_clip"
 EMBED_DINO = "embed_dino"
@@ -54,10 +54,15 @@ IMAGES = "content"  # the images table has no recipe: an image is its bytes
 
 @dataclass(frozen=True)
 class Chain:
-    """The recipes of all stages of one run and their digests."""
+    """The recipes of all stages of one run and their digests.
+
+    `prompts` are those that the digests cover, read once: a file that is edited while the run
+    goes on is the next run's prompt.
+    """
 
     recipe: Recipe
     recipes: dict[str, dict[str, Any]]
+    prompts: dict[str, Prompt] = field(default_factory=dict)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -89,18 +94,22 @@ def make_chain(recipe: Recipe, clip: dict[str, Any], dino: dict[str, Any] | None
     }
     if mine.strategy == "blind":
         recipes[MINE]["dino_max"] = mine.dino_max
-    recipes[CAPTION] = _call(CAPTION, recipe.caption, recipe.caption.prompt)
+    prompts = {
+        CAPTION: load_prompt(recipe.caption.prompt),
+        EXTRACT: load_prompt(recipe.extract.prompt),
+        REWRITE: load_prompt(recipe.rewrite.prompt),
+    }
+    recipes[CAPTION] = _call(CAPTION, recipe.caption, prompts[CAPTION])
     recipes[RESAMPLE] = {**_call(RESAMPLE, recipe.resample, None), "seed": recipe.seed}
-    recipes[EXTRACT] = _call(EXTRACT, recipe.extract, recipe.extract.prompt)
-    recipes[REWRITE] = _call(REWRITE, recipe.rewrite, recipe.rewrite.prompt)
-    return Chain(recipe, recipes)
+    recipes[EXTRACT] = _call(EXTRACT, recipe.extract, prompts[EXTRACT])
+    recipes[REWRITE] = _call(REWRITE, recipe.rewrite, prompts[REWRITE])
+    return Chain(recipe, recipes, prompts)
 
 
-def _call(stage: str, call: Call, prompt: str | None) -> dict[str, Any]:
+def _call(stage: str, call: Call, prompt: Prompt | None) -> dict[str, Any]:
     # K is left out of resample: raising it asks for more samples, it does not change any.
     # max_asks is left out: it decides how long to try, not what a good answer is.
     parts = call.model_dump(mode="json", exclude={"prompt", "k", "min_answers", "max_asks"})
     if prompt is not None:
-        loaded = load_prompt(prompt)
-        parts["prompt"] = {"name": loaded.name, "digest": loaded.digest}
+        parts["prompt"] = {"name": prompt.name, "digest": prompt.digest}
     return {"stage": stage, **parts}

@@ -10,12 +10,14 @@ from typing import Any
 
 from PIL import Image
 
+from config.errors import FileMissing, RefusedImage
 from models.encoders import Encoder, load_encoder
 from models.identity import Kind
 from sources.inspect import upright_rgb
 from stages.base import Row, Work
 from stages.chain import EMBED_CLIP, EMBED_DINO
 from stages.mine import images_to_compare
+from stages.results import escaped
 from stages.units import images_sql
 from storage import parts
 from storage.schemas import FAILURES
@@ -58,39 +60,57 @@ class EmbedRunner:
     def run(self, rows: list[Row]) -> dict[str, Any]:
         """Embeds key and path rows; gives a receipt (JSON values)."""
         with ThreadPoolExecutor(READERS) as pool:
-            images = list(pool.map(self._open, rows))
-        encoded = self.encoder().encode(images)
-        good = [place for place in range(len(rows)) if place not in encoded.failed]
+            opened = list(pool.map(self._open, rows))
+        reasons = {
+            row["key"]: found
+            for row, found in zip(rows, opened, strict=True)
+            if isinstance(found, tuple)
+        }
+        keys = [row["key"] for row in rows if row["key"] not in reasons]
+        images = [found for found in opened if not isinstance(found, tuple)]
         recipe = self.work.chain.of(self.stage)
-        path = None
-        if good:
-            keys = [rows[place]["key"] for place in good]
-            path = write_vectors(self.work.root, recipe, keys, encoded.vectors[good])
-        failed = len(encoded.failed)
-        if failed:
-            self._fail({rows[place]["key"]: why for place, why in encoded.failed.items()}, recipe)
-        self.work.progress.add(self.stage, done=len(good), failed=failed)
-        return {"stage": self.stage, "part": path, "rows": len(good), "failures": failed}
+        good, path = [], None
+        if images:
+            encoded = self.encoder().encode(images)
+            good = [place for place in range(len(images)) if place not in encoded.failed]
+            reasons |= {keys[at]: ("UnusableVector", why) for at, why in encoded.failed.items()}
+            if good:
+                path = write_vectors(
+                    self.work.root, recipe, [keys[at] for at in good], encoded.vectors[good]
+                )
+        if reasons:
+            self._fail(reasons, recipe)
+        self.work.progress.add(self.stage, done=len(good), failed=len(reasons))
+        return {"stage": self.stage, "part": path, "rows": len(good), "failures": len(reasons)}
 
-    def _open(self, row: Row) -> Image.Image:
-        return upright_rgb(self.work.root.read_bytes(row["path"]))
+    def _open(self, row: Row) -> Image.Image | tuple[str, str]:
+        """The image, or the class of error and message for its row of `failures`."""
+        try:
+            return upright_rgb(self.work.root.read_bytes(row["path"]))
+        except FileMissing as error:
+            return (
+                "InputMissing",
+                f"{error}; ingest the input again, which stores the image anew",
+            )
+        except (RefusedImage, OSError, ValueError, SyntaxError) as error:  # a damaged file
+            return "UnreadableImage", f"{row['path']}: {type(error).__name__}: {error}"
 
-    def _fail(self, reasons: dict[str, str], recipe: str) -> None:
+    def _fail(self, reasons: dict[str, tuple[str, str]], recipe: str) -> None:
         failed: list[Row] = [
             {
                 "stage": self.stage,
                 "recipe": recipe,
                 "key": key,
                 "unit": key,
-                "error_class": "UnusableVector",
-                "message": why,
+                "error_class": error_class,
+                "message": escaped(why),
                 "raw_text": None,
                 "attempts": 1,
                 "nonce": 0,
                 "run_id": self.work.run_id,
                 "failed_at": datetime.now(UTC),
             }
-            for key, why in reasons.items()
+            for key, (error_class, why) in reasons.items()
         ]
         parts.write_rows(self.work.root, "failures", recipe, failed, FAILURES)
 

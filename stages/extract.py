@@ -13,7 +13,7 @@ from config.settings import Role
 from curation.claims import EXTRACT_SCHEMA, Claim, ExtractAnswer, check_extract, merge_claims
 from models.chat import ChatClient, ChatRequest, Message
 from models.structured import ask_structured
-from prompts import data_block, load_prompt
+from prompts import data_block
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import CAPTION, EXTRACT, RESAMPLE
 from stages.units import units_sql
@@ -61,7 +61,7 @@ class ExtractStage:
         self, work: Work, client: ChatClient, images: ImageStore
     ) -> Callable[[Row, int], Awaitable[Outcome]]:
         call = work.recipe.extract
-        prompt = load_prompt(call.prompt)
+        prompt = work.chain.prompts[EXTRACT]
         recipe = work.chain.of(EXTRACT)
 
         async def extract(unit: Row, nonce: int) -> Outcome:

@@ -15,17 +15,19 @@ from functools import partial
 from itertools import islice
 
 from config.digest import image_digest
-from config.errors import InputError, RefusedImage
+from config.errors import InputError, RefusedImage, VisprefError
 from sources.inspect import render_view
-from sources.load import ImageLoader
+from sources.load import ImageLoader, LoadedImage
 from sources.readers import read_records
 from sources.records import PathRef, Record, UrlRef
 from sources.spec import InputSpec, image_folder
 from stages.base import Row, Work, unit_id
 from stages.chain import IMAGES, INGEST
+from stages.results import escaped
 from storage import parts
 from storage.catalog import CURRENT, read_current
 from storage.images import image_path, view_path
+from storage.mending import drop_duplicates
 from storage.schemas import IMAGES as IMAGES_SCHEMA
 from storage.schemas import INPUTS
 from storage.tables import Tables
@@ -51,8 +53,12 @@ def ingest(work: Work, spec: InputSpec) -> None:
         work.settings.inputs, [image_folder(spec), *work.settings.inputs.allowed_folders]
     )
     previous = read_current(work.root)["ingest"]
+    for left in parts.recipes(work.root, "inputs"):
+        if left != previous or left == work.run_id:  # of a killed ingest, or of a first try
+            work.root.remove(parts.directory("inputs", left))
     with work.tables() as tables, ThreadPoolExecutor(WORKERS) as pool:
-        stored = _stored_images(work, tables)
+        drop_duplicates(work.root, tables, "images", IMAGES)
+        listed, stored = _stored_images(work, tables)
         _remember(tables, previous)
         seen: set[bytes] = set()
         for chunk in _chunks(read_records(spec), CHUNK):
@@ -60,7 +66,9 @@ def ingest(work: Work, spec: InputSpec) -> None:
             load = partial(_load, work, loader, known, stored)
             loaded = pool.map(load, chunk)
             rows, images = _account(work, chunk, list(loaded), seen)
-            _save(work, rows, images, stored)
+            stored.update(row["key"] for row in images)
+            _save(work, rows, [row for row in images if row["key"] not in listed])
+            listed.update(row["key"] for row in images)
             refused = sum(row["status"] == "refused" for row in rows)
             progress.add(INGEST, total=len(rows), done=len(rows) - refused, failed=refused)
     if not seen:
@@ -76,9 +84,18 @@ def ingest(work: Work, spec: InputSpec) -> None:
     progress.end(INGEST)
 
 
-def _stored_images(work: Work, tables: Tables) -> set[str]:
+def _stored_images(work: Work, tables: Tables) -> tuple[set[str], set[str]]:
+    """The images that the table lists, and those of them whose files are all there."""
     source = tables.source("images", IMAGES)
-    return set(tables.table(f"SELECT key FROM {source}").column("key").to_pylist())
+    found = tables.table(f"SELECT key, path, view_path FROM {source}")
+    files = {*work.root.walk("images"), *work.root.walk("views")}
+    keys, paths, views = (found.column(name).to_pylist() for name in found.column_names)
+    whole = {
+        key
+        for key, path, view in zip(keys, paths, views, strict=True)
+        if path in files and (view is None or view in files)
+    }
+    return set(keys), whole
 
 
 def _remember(tables: Tables, previous: str | None) -> None:
@@ -123,29 +140,36 @@ def _load(
         return Loaded(before.image, size=before.size, mtime_ns=before.mtime_ns)
     try:
         image = loader.load(record.image)
+        digest = image_digest(image.data)
+        row = None if digest in stored else _store(work, digest, image)
     except RefusedImage as refused:
         return Loaded(problem=(refused.reason, str(refused)))
-    digest = image_digest(image.data)
-    row = None
-    if digest not in stored:
-        info = image.info
-        path = image_path(digest, info.format)
-        work.root.write_bytes(path, image.data)
-        view = None
-        if info.needs_view:
-            view = view_path(digest)
-            work.root.write_bytes(view, render_view(image.data))
-        row = {
-            "key": digest,
-            "path": path,
-            "view_path": view,
-            "format": info.format,
-            "mode": info.mode,
-            "width": info.width,
-            "height": info.height,
-            "size": len(image.data),
-        }
+    except VisprefError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a decoder that stumbles must not end the ingest)
+        message = escaped(f"{type(error).__name__}: {error}")
+        return Loaded(problem=("unreadable_file", message))
     return Loaded(digest, row, image.size, image.mtime_ns)
+
+
+def _store(work: Work, digest: str, image: LoadedImage) -> Row:
+    """Writes the image's files; gives its row."""
+    info, view = image.info, None
+    path = image_path(digest, info.format)
+    if info.needs_view:
+        rendered, view = render_view(image.data), view_path(digest)
+        work.root.write_bytes(view, rendered)
+    work.root.write_bytes(path, image.data)
+    return {
+        "key": digest,
+        "path": path,
+        "view_path": view,
+        "format": info.format,
+        "mode": info.mode,
+        "width": info.width,
+        "height": info.height,
+        "size": len(image.data),
+    }
 
 
 def _unchanged(record: Record, before: Known) -> bool:
@@ -196,10 +220,9 @@ def _account(
     return rows, list(images.values())
 
 
-def _save(work: Work, rows: list[Row], images: list[Row], stored: set[str]) -> None:
+def _save(work: Work, rows: list[Row], images: list[Row]) -> None:
     if images:
         parts.write_rows(work.root, "images", IMAGES, images, IMAGES_SCHEMA)
-        stored.update(row["key"] for row in images)
     parts.write_rows(work.root, "inputs", work.run_id, rows, INPUTS)
 
 

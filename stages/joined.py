@@ -80,8 +80,10 @@ def _joined_sql(work: Work, tables: Tables) -> str:
         f"LEFT JOIN {images} AS j ON j.key = n.found.n "
         "LEFT JOIN unit_state AS a ON a.unit = r.row_id "
         f"LEFT JOIN unit_state AS b ON b.unit = {other} "
-        f"LEFT JOIN {_failed_sql(work, tables, EMBED_CLIP, 'key')} AS x ON x.failed = r.image "
-        "LEFT JOIN (SELECT row_id, list(external_id ORDER BY position, item) "
+        f"LEFT JOIN (SELECT x.failed FROM {_failed_sql(work, tables, EMBED_CLIP, 'key')} AS x "
+        f"ANTI JOIN {tables.keys('embeddings', work.chain.of(EMBED_CLIP))} AS v "
+        "ON v.key = x.failed) AS x ON x.failed = r.image "
+        "LEFT JOIN (SELECT row_id, list(DISTINCT external_id ORDER BY external_id) "
         f"FILTER (WHERE external_id IS NOT NULL) AS external_ids FROM {inputs} "
         "WHERE row_id IS NOT NULL GROUP BY row_id) AS o ON o.row_id = r.row_id"
     )

@@ -122,7 +122,7 @@ def _nearest(
     clip = np.array([row["s"]["c"] for row in rows], dtype=np.float32)
     dino = _dino_cosines(work, ends)
     found = {
-        a: Match(b, float(clip[i]), None if dino is None else float(dino[i]))
+        a: Match(b, float(clip[i]), None if dino is None or np.isnan(dino[i]) else float(dino[i]))
         for i, (a, b) in enumerate(ends)
     }
     return found, clip, dino

@@ -8,7 +8,7 @@ from config.settings import Role
 from curation.claims import REWRITE_SCHEMA, RewriteAnswer, check_rewrite
 from models.chat import ChatClient, ChatRequest, Message
 from models.structured import ask_structured
-from prompts import data_block, load_prompt
+from prompts import data_block
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import EXTRACT, REWRITE
 from stages.extract import extract_keys_sql
@@ -52,7 +52,7 @@ class RewriteStage:
         self, work: Work, client: ChatClient, images: ImageStore
     ) -> Callable[[Row, int], Awaitable[Outcome]]:
         call = work.recipe.rewrite
-        prompt = load_prompt(call.prompt)
+        prompt = work.chain.prompts[REWRITE]
         recipe = work.chain.of(REWRITE)
 
         async def rewrite(unit: Row, nonce: int) -> Outcome:

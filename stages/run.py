@@ -77,7 +77,15 @@ def open_work(
 
 
 def record_start(work: Work, spec: InputSpec | None) -> None:
-    """Writes what every digest stands for, what this run is, and makes it the current one."""
+    """Writes what every digest stands for, what this run is, and makes it the current one.
+
+    Called under the root's lock: the rows are those of the newest ingest now, which another run
+    may have made while this one waited. What killed runs left in `work/` is removed.
+    """
+    _ = work.root.id  # a root of another format is refused before anything is written
+    work.ingest = read_current(work.root)["ingest"]
+    for left in work.root.list("work"):
+        work.root.remove(left)
     for stage, parts in work.chain.recipes.items():
         path = f"recipes/{stage}/{work.chain.of(stage)}.json"
         if not work.root.exists(path):

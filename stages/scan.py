@@ -2,7 +2,9 @@
 
 `nearest` (SymMPO) gives every image its nearest other image; `blind` (JoMPO) writes every pair
 above clip_min. "Other" is by content; pairs above the near-duplicate ceiling are kept apart.
-Images added later are compared with all, and those compared before are left as they are.
+Images added later are compared with all, and those compared before are left as they are. "All"
+holds the images that were compared once and are not among the rows now: should they come back,
+no pair is unknown.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from stages.base import Row, Work
 from stages.chain import EMBED_CLIP, SCAN
 from stages.units import images_sql
 from storage import parts
+from storage.mending import drop_duplicates
 from storage.schemas import PAIRS, SCANS
 from storage.tables import Tables
 from storage.vectors import embedded_keys, load_vectors
@@ -73,17 +76,43 @@ def scan(work: Work) -> None:
     with work.tables() as tables:
         keys = comparable_images(work, tables)
         scans = newest_scans(work, tables)
+        absent = sorted((scans.keys() - set(keys)) & embedded_keys(work.root, clip_recipe(work)))
     pending = pending_images(work, keys, scans)
     work.progress.begin(SCAN, int(pending.sum()))
     if pending.any():
-        vectors = load_vectors(work.root, work.chain.of(EMBED_CLIP), keys)
         if work.recipe.mine.strategy == "nearest":
+            vectors = load_vectors(work.root, clip_recipe(work), keys)
             neighbours, cosines = _scan_nearest(work, keys, vectors, pending)
+            _link_absent(work, keys, absent, pending)
         else:
-            neighbours, cosines = _scan_blind(work, keys, vectors, pending, scans)
+            neighbours, cosines = _scan_blind(work, keys, absent, pending, scans)
         _write_scans(work, keys, pending, neighbours, cosines, scans)
+        with work.tables() as tables:  # a scan that was cut short has left pairs behind
+            drop_duplicates(work.root, tables, "pairs", work.chain.of(SCAN))
         work.progress.add(SCAN, done=int(pending.sum()))
     work.progress.end(SCAN)
+
+
+def clip_recipe(work: Work) -> str:
+    return work.chain.of(EMBED_CLIP)
+
+
+def _link_absent(work: Work, keys: list[str], absent: list[str], pending: np.ndarray) -> None:
+    """Near duplicates among pending images and those that are compared but not in the rows now."""
+    if not absent:
+        return
+    fresh = [keys[place] for place in np.flatnonzero(pending)]
+    both = sorted([*fresh, *absent])
+    away = set(absent)
+    blocks = pairs_above(
+        load_vectors(work.root, clip_recipe(work), both),
+        work.recipe.mine.near_duplicate,
+        block=work.settings.mine_block,
+        is_new=np.array([key not in away for key in both], dtype=bool),
+        product=block_product(work.settings.embedding.device),
+    )
+    for block in blocks:
+        _write_pairs(work, both, block)
 
 
 def _scan_nearest(
@@ -107,21 +136,24 @@ def _scan_nearest(
 def _scan_blind(
     work: Work,
     keys: list[str],
-    vectors: np.ndarray,
+    absent: list[str],
     pending: np.ndarray,
     scans: dict[str, Scanned],
 ) -> tuple[list[str | None], list[float | None]]:
+    both = sorted([*keys, *absent])
+    fresh = {keys[place] for place in np.flatnonzero(pending)}
+    is_new = np.array([key in fresh for key in both], dtype=bool)
     counts = EdgeCounts.around(work.recipe.mine.clip_min)
     blocks = pairs_above(
-        vectors,
+        load_vectors(work.root, clip_recipe(work), both),
         work.recipe.mine.clip_min,
         block=work.settings.mine_block,
-        is_new=None if pending.all() else pending,
+        is_new=None if is_new.all() else is_new,
         product=block_product(work.settings.embedding.device),
         counts=counts,
     )
     for block in blocks:
-        _write_pairs(work, keys, block)
+        _write_pairs(work, both, block)
     generation = _generation(scans)
     work.root.write_json(
         f"{_counts_folder(work)}/{generation:06d}.json",

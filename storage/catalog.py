@@ -6,8 +6,11 @@ every row ever written, with its recipe digest.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,14 @@ _STAGE_TABLES = {
     "extract": ("extractions", "claims"),
     "rewrite": ("rewrites",),
 }
-_OUTPUT = {stage: tables[0] for stage, tables in _STAGE_TABLES.items()}
+_OUTPUT = {
+    "embed_clip": "embeddings",
+    "embed_dino": "embeddings",
+    **{stage: tables[0] for stage, tables in _STAGE_TABLES.items()},
+}
+# What a SELECT may consist of: a CTE may hold statements that write, among them COPY.
+_READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?", re.IGNORECASE)
 
 
 def read_current(root: Root) -> dict[str, Any]:
@@ -69,15 +79,28 @@ def _dataset_source(root: Root, name: str, dataset: str | None) -> str:
 
 
 def _failures(tables: Tables, digests: dict[str, str]) -> str:
-    """Each row that has failed and has no output since: its newest failure."""
+    """Each row that has failed and has no output since: its newest failure; each refused record.
+
+    Where a unit's key covers its texts, an output of a later run from other texts counts too.
+    """
     selects = []
     for stage, output in _OUTPUT.items():
         recipe = digests.get(stage)
-        selects.append(
+        select = (
             f"SELECT f.* FROM {tables.source('failures', recipe)} AS f "
-            f"ANTI JOIN {tables.source(output, recipe)} AS o ON o.key = f.key "
-            f"WHERE f.stage = '{stage}'"
+            f"ANTI JOIN {tables.keys(output, recipe)} AS o ON o.key = f.key "
         )
+        if stage in ("extract", "rewrite"):
+            select += (
+                f"ANTI JOIN {tables.source(output, recipe)} AS n "
+                "ON n.unit = f.unit AND n.run_id > f.run_id "
+            )
+        selects.append(f"{select} WHERE f.stage = '{stage}'")
+    selects.append(
+        "SELECT 'ingest' AS stage, ingest AS recipe, source || ':' || position || ':' || item "
+        "AS key, reason AS error_class, message, 1 AS attempts, ingest AS run_id "
+        "FROM inputs WHERE status = 'refused'"
+    )
     return (
         f"SELECT * FROM ({' UNION ALL BY NAME '.join(selects)}) "
         "QUALIFY row_number() OVER (PARTITION BY stage, key ORDER BY failed_at DESC) = 1"
@@ -152,10 +175,12 @@ def query(root: Root, sql: str, limit: int | None = None) -> pa.Table:
     if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         raise StorageError(f"a {kind.name} statement was given; only SELECT and EXPLAIN are run")
     connection = connect(root)
+    scratch = tempfile.TemporaryDirectory(prefix="vispref-query-")
     try:
+        _check_reads(connection, statements[0])
         with Tables(root) as tables:
             make_views(connection, root, tables)
-        _seal(connection, root)
+        _seal(connection, root, scratch.name)
         relation = connection.sql(statements[0].query)
         if relation is None:
             return pa.table({})
@@ -164,6 +189,7 @@ def query(root: Root, sql: str, limit: int | None = None) -> pa.Table:
         raise StorageError(f"the query failed: {error}") from error
     finally:
         connection.close()
+        scratch.cleanup()
     return found
 
 
@@ -174,7 +200,36 @@ def _statements(sql: str) -> list[duckdb.Statement]:
         raise StorageError(f"not SQL: {error}") from error
 
 
-def _seal(connection: duckdb.DuckDBPyConnection, root: Root) -> None:
+def _check_reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> None:
+    """Raises StorageError unless the statement is a SELECT, or explains one, that only reads."""
+    sql: str = statement.query
+    if statement.type == duckdb.StatementType.EXPLAIN:
+        sql = sql[found.end() :] if (found := _EXPLAIN.match(sql)) else sql
+    made = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    tree = json.loads(made[0]) if made else {"error": True}
+    if tree["error"]:
+        raise StorageError(
+            f"only a SELECT, or EXPLAIN and a SELECT, is run: {tree.get('error_message', sql)}"
+        )
+    writing = sorted(set(_query_nodes(tree)) - _READING_NODES)
+    if writing:
+        raise StorageError(f"the query holds {', '.join(writing)}; a query can only read")
+
+
+def _query_nodes(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        if str(tree.get("type")).endswith("_NODE"):
+            yield tree["type"]
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _query_nodes(part)
+
+
+def _seal(connection: duckdb.DuckDBPyConnection, root: Root, scratch: str) -> None:
+    # DuckDB may always write its spill folder, which is `.tmp` beside the user unless it is said.
+    connection.execute(f"SET temp_directory = '{scratch}'")
+    connection.execute("SET python_enable_replacements = false")
     folder = (os.path.abspath(root.path) if root.is_local else root.url).replace("'", "''")
     connection.execute(f"SET allowed_directories = ['{folder}/']")
     connection.execute("SET enable_external_access = false")

@@ -19,18 +19,28 @@ def directory(table: str, recipe: str) -> str:
 
 
 def write_rows(
-    root: Root, table: str, recipe: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
+    root: Root,
+    table: str,
+    recipe: str,
+    rows: Sequence[Mapping[str, Any]],
+    schema: pa.Schema,
+    name: str | None = None,
 ) -> str:
-    """Writes one part and gives its root-relative path. Raises StorageError."""
+    """Writes one part and gives its root-relative path. Raises StorageError.
+
+    With a `name`, writing again replaces: what may be tried again gives its parts one.
+    """
     try:
         data = pa.Table.from_pylist(list(rows), schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
         raise StorageError(f"rows do not fit the table {table!r}: {error}") from error
-    return write_table(root, table, recipe, data)
+    return write_table(root, table, recipe, data, name)
 
 
-def write_table(root: Root, table: str, recipe: str, data: pa.Table) -> str:
-    path = f"{directory(table, recipe)}/part-{uuid.uuid4().hex[:16]}.parquet"
+def write_table(
+    root: Root, table: str, recipe: str, data: pa.Table, name: str | None = None
+) -> str:
+    path = f"{directory(table, recipe)}/part-{name or uuid.uuid4().hex[:16]}.parquet"
     root.write_bytes(path, to_parquet(data))
     return path
 

@@ -8,6 +8,7 @@ recipes/<stage>/<digest>.json     what each recipe digest stands for
 runs/<run>.json                   what a run was given, did and cost
 datasets/<digest>/                preferences, decisions, card and, written last, manifest.json
 current.json                      the newest run's stage digests; catalog.duckdb: views
+leases/<number>.json              on remote roots: who writes, see storage/lease.py
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import json
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from config.errors import StorageError
+from config.errors import FileMissing, StorageError
 
 FORMAT = 1
 
@@ -39,6 +41,7 @@ class Root:
                 "Give a folder or an fsspec URL such as s3://bucket/name (pip install vispref[s3])."
             ) from error
         self.path = str(path).rstrip("/")
+        self.fence: Callable[[], None] | None = None  # raises once the root may be another's
 
     @property
     def is_local(self) -> bool:
@@ -76,14 +79,29 @@ class Root:
         return bool(self.fs.exists(self.full(relative)))
 
     def read_bytes(self, relative: str) -> bytes:
+        """Raises FileMissing where there is no such file, StorageError for any other fault."""
         try:
             data: bytes = self.fs.cat_file(self.full(relative))
+        except FileNotFoundError as error:
+            raise FileMissing(f"{self.url_of(relative)} is not there") from error
         except OSError as error:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
         return data
 
     def write_bytes(self, relative: str, data: bytes) -> None:
-        """Writes to a temporary name in the same directory, then renames: all or nothing."""
+        """Writes to a temporary name in the same directory, then renames: all or nothing.
+
+        Raises RootLost where this run no longer holds the root, StorageError for other faults.
+        """
+        self.check_held()
+        self.put(relative, data)
+
+    def check_held(self) -> None:
+        if self.fence is not None:
+            self.fence()
+
+    def put(self, relative: str, data: bytes) -> None:
+        """`write_bytes` for the lease itself, which asks nobody whether the root is held."""
         final = self.full(relative)
         parent, name = final.rsplit("/", 1)
         temporary = f"{parent}/.{name}.{os.getpid()}-{threading.get_ident()}-{uuid.uuid4().hex[:8]}"
@@ -140,7 +158,18 @@ class Root:
             if name.endswith(suffix) and not name.startswith(".")
         )
 
+    def walk(self, relative: str) -> set[str]:
+        """All files below a directory, as root-relative paths."""
+        try:
+            found = self.fs.find(self.full(relative))
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise StorageError(f"cannot list {self.url_of(relative)}: {error}") from error
+        return {str(path)[len(self.path) + 1 :] for path in found}
+
     def remove(self, relative: str) -> None:
+        self.check_held()
         try:
             self.fs.rm(self.full(relative), recursive=True)
         except FileNotFoundError:

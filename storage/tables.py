@@ -81,6 +81,13 @@ class Tables:
             return parquet_source(self.root, f"{parts.directory(table, recipe)}/part-*.parquet")
         return empty_source(TABLES[table])
 
+    def keys(self, table: str, recipe: str | None) -> str:
+        """SQL for the keys of one table, also one whose other columns depend on the recipe."""
+        if recipe is not None and parts.paths(self.root, table, recipe):
+            pattern = f"{parts.directory(table, recipe)}/part-*.parquet"
+            return f"(SELECT key FROM {parquet_source(self.root, pattern)})"
+        return "(SELECT NULL::VARCHAR AS key WHERE false)"
+
     def history(self, table: str) -> str:
         """SQL for one table under all its recipe digests, with the digest as column `recipe`."""
         selects = [
@@ -120,21 +127,3 @@ _DUCKDB_TYPES = {
 def empty_source(schema: pa.Schema) -> str:
     columns = ", ".join(f"NULL::{_DUCKDB_TYPES[f.type]} AS {f.name}" for f in schema)
     return f"(SELECT {columns} WHERE false)"
-
-
-def drop_duplicates(root: Root, tables: Tables, table: str, recipe: str) -> int:
-    """Removes rows that two writers both wrote (a lease lost for a while); gives their number.
-
-    Called under the root's lock. Keeps one row a key; rewrites only when there is a duplicate.
-    """
-    written = parts.paths(root, table, recipe)
-    if len(written) < 2:
-        return 0
-    source = tables.source(table, recipe)
-    extra = int(tables.scalar(f"SELECT count(*) - count(DISTINCT key) FROM {source}"))
-    if extra:
-        kept = tables.table(f"SELECT DISTINCT ON (key) * FROM {source} ORDER BY key")
-        parts.write_table(root, table, recipe, kept.cast(TABLES[table]))
-        for path in written:
-            root.remove(path)
-    return extra

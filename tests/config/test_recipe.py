@@ -66,3 +66,8 @@ def test_a_file_that_is_not_yaml_is_refused_by_name(tmp_path):
     path.write_text("a: [1")
     with pytest.raises(RecipeError, match=r"broken\.yaml is not YAML"):
         load_recipe(path)
+
+
+def test_blind_mining_needs_room_between_its_thresholds():
+    with pytest.raises(RecipeError, match="near_duplicate above clip_min"):
+        load_recipe("blind", {"mine.clip_min": 0.99, "mine.near_duplicate": 0.99})

@@ -195,3 +195,17 @@ def test_bad_arguments_are_refused() -> None:
         nearest(vectors, np.array([0]), ceiling=0.9, block=0)
     with pytest.raises(ValueError, match="float32"):
         nearest(vectors.astype(np.float32), np.array([0]), ceiling=0.9)
+
+
+def test_duplicates_are_all_there_are_where_a_crowd_outnumbers_the_top_k() -> None:
+    """Two tight halves of one crowd: the top k of each row lies within its own half."""
+    drawn = np.random.default_rng(3)
+    half = 2 * TOP_K
+    crowd = np.zeros((2 * half, 16))
+    crowd[:, 0] = 1
+    crowd[half:, 1] = 0.01
+    crowd[:, 2:] = 0.0005 * drawn.standard_normal((2 * half, 14))
+    vectors = (crowd / np.linalg.norm(crowd, axis=1, keepdims=True)).astype(np.float16)
+    met = nearest(vectors, np.arange(2 * half), ceiling=0.99, block=9).duplicates
+    assert len(met) == half * (2 * half - 1)
+    assert np.all(met.a < met.b)

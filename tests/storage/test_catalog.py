@@ -1,14 +1,17 @@
 import uuid
 
 import duckdb
+import numpy as np
 import pytest
 
 from config.errors import StorageError
 from storage import parts
 from storage.catalog import query, write_catalog
+from storage.mending import drop_duplicates
 from storage.root import Root
-from storage.schemas import CAPTIONS
-from storage.tables import Tables, drop_duplicates
+from storage.schemas import CAPTIONS, TABLES
+from storage.tables import Tables
+from storage.vectors import write_vectors
 
 
 def caption(key, text="t"):
@@ -99,3 +102,70 @@ def test_a_query_on_a_remote_root_reads_nothing_else():
     assert query(remote, "SELECT key FROM captions").to_pylist() == [{"key": "a"}]
     with pytest.raises(StorageError, match="the query failed"):
         query(remote, "SELECT * FROM read_text('/etc/hostname')")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_nothing_is_written_through_a_query(root, remote, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # DuckDB's own spill folder would be `.tmp` here
+    place = Root(f"memory://catalog-{uuid.uuid4().hex}") if remote else root
+    goal = place.url_of("made.csv").replace("'", "''")
+    copy = f"COPY (SELECT 1) TO '{goal}'"
+    quoted = copy.replace("'", "''")
+    for sql in (
+        f"EXPLAIN ANALYZE {copy}",
+        f"explain /* */ analyze {copy}",
+        f"EXPLAIN (ANALYZE) {copy}",
+        f"WITH made AS ({copy}) SELECT 1",
+        f"EXPLAIN ANALYZE WITH made AS ({copy}) SELECT 1",
+        f"SELECT * FROM (WITH made AS ({copy}) SELECT 1)",
+        f"SELECT * FROM query('WITH made AS ({quoted}) SELECT 1')",
+        "EXPLAIN ANALYZE CREATE TABLE made AS SELECT 1",
+        "WITH made AS (INSERT INTO captions VALUES (1) RETURNING *) SELECT 1",
+        f"COPY (SELECT 1) TO '{tmp_path}/.tmp/made.csv'",
+        "SELECT getenv('HOME')",
+    ):
+        with pytest.raises(StorageError):
+            query(place, sql)
+    assert not place.exists("made.csv")
+    assert not (tmp_path / ".tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "EXPLAIN SELECT * FROM captions",
+        "EXPLAIN ANALYZE SELECT * FROM captions",
+        "DESCRIBE captions",
+        "SUMMARIZE captions",
+        "SHOW TABLES",
+        "FROM captions",
+        "VALUES (1)",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 3) FROM t",
+        "WITH a AS MATERIALIZED (SELECT 1) SELECT * FROM a UNION SELECT 2",
+        "SELECT * FROM (PIVOT captions ON key IN ('a') USING count(*))",
+    ],
+)
+def test_every_form_of_a_select_is_run(root, sql):
+    assert query(root, sql).num_rows > 0
+
+
+def test_failures_of_embedding_are_shown_until_there_is_a_vector(root):
+    row = {"stage": "embed_clip", "key": "a", "unit": "a", "error_class": "UnreadableImage"}
+    parts.write_rows(root, "failures", "clip", [row], TABLES["failures"])
+    digests = {"caption": "new", "embed_clip": "clip"}
+    root.write_json("current.json", {"ingest": None, "digests": digests, "dataset": None})
+    assert query(root, "SELECT stage FROM failures").to_pylist() == [{"stage": "embed_clip"}]
+    write_vectors(root, "clip", ["a"], np.ones((1, 2)))
+    assert query(root, "SELECT * FROM failures").num_rows == 0
+
+
+def test_a_failure_from_older_texts_is_over_once_its_unit_has_an_output(root):
+    failed = {"stage": "extract", "key": "old texts", "unit": "u", "run_id": "2"}
+    parts.write_rows(root, "failures", "e", [failed], TABLES["failures"])
+    root.write_json("current.json", {"ingest": None, "digests": {"extract": "e"}, "dataset": None})
+    done = {"key": "older texts", "unit": "u", "run_id": "1"}
+    parts.write_rows(root, "extractions", "e", [done], TABLES["extractions"])
+    assert query(root, "SELECT key FROM failures").num_rows == 1
+    done = {"key": "new texts", "unit": "u", "run_id": "3"}
+    parts.write_rows(root, "extractions", "e", [done], TABLES["extractions"])
+    assert query(root, "SELECT key FROM failures").num_rows == 0

@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -8,7 +7,8 @@ import uuid
 
 import pytest
 
-from config.errors import RootBusy
+from config.errors import RootBusy, RootLost
+from storage.lease import Lease
 from storage.lock import hold
 from storage.root import Root
 
@@ -84,20 +84,71 @@ def test_a_killed_holder_holds_nothing(tmp_path):
         pass
 
 
+def memory_root():
+    return Root(f"memory://lock-{uuid.uuid4().hex}")
+
+
+def lease_of(root):
+    return root.read_json(max(root.list("leases")))
+
+
+def put_lease(root, run, renewed):
+    content = {"run": run, "host": "h", "pid": 1, "nonce": run, "renewed": renewed}
+    root.write_json("leases/00000007.json", content)
+
+
 def test_a_lease_that_is_not_renewed_is_free_to_take():
-    root = Root(f"memory://lock-{uuid.uuid4().hex}")
-    dead = {"run": "dead", "host": "h", "pid": 1, "nonce": "n", "renewed": time.time() - 61}
-    root.write_json("lease.json", dead)
+    root = memory_root()
+    put_lease(root, "dead", time.time() - 61)
     with hold(root, "next", wait=False, say=print):
-        assert root.read_json("lease.json")["run"] == "next"
-    assert root.read_json("lease.json") is None
+        assert lease_of(root)["run"] == "next"
+    with hold(root, "after", wait=False, say=print):
+        assert lease_of(root)["run"] == "after"
 
 
 def test_a_lease_is_renewed_while_it_is_held():
-    root = Root(f"memory://lock-{uuid.uuid4().hex}")
+    root = memory_root()
     with hold(root, "run", wait=False, say=print, renew_s=0.01):
-        first = root.read_json("lease.json")["renewed"]
+        first = lease_of(root)["renewed"]
         deadline = time.monotonic() + 30
-        while root.read_json("lease.json")["renewed"] == first:
+        while lease_of(root)["renewed"] == first:
             assert time.monotonic() < deadline
-        assert json.dumps(root.read_json("lease.json"))
+
+
+def test_of_two_that_find_the_same_dead_lease_one_takes_it(monkeypatch):
+    root = memory_root()
+    put_lease(root, "dead", time.time() - 61)
+    slow, quick = (Lease(root, {"run": name}, 60, 15) for name in ("slow", "quick"))
+    make = slow._make
+
+    def overtaken(path):  # what the other does between the look and the taking
+        assert quick.take()
+        return make(path)
+
+    monkeypatch.setattr(slow, "_make", overtaken)
+    assert not slow.take()
+    assert lease_of(root)["run"] == "quick"
+    assert not slow.take()
+
+
+def test_a_holder_whose_lease_another_took_may_not_write_and_leaves_it_alone():
+    root = memory_root()
+    other = Root(root.url)
+    with (
+        hold(root, "stalled", wait=False, say=print, lease_s=0.2, renew_s=600),
+        hold(other, "next", wait=True, say=lambda text: None, lease_s=0.2),
+    ):
+        other.put("a", b"next")
+        with pytest.raises(RootLost, match="another run may have taken it"):
+            root.write_bytes("a", b"stalled")
+        with pytest.raises(RootLost):
+            root.remove("a")
+        assert root.read_bytes("a") == b"next"
+        assert lease_of(root)["run"] == "next"
+
+
+def test_a_lease_made_and_not_yet_written_holds():
+    root = memory_root()
+    root.put("leases/00000001.json", b"")
+    with pytest.raises(RootBusy), hold(root, "second", wait=False, say=print):
+        pass
