@@ -87,9 +87,11 @@ def _told(value: Any) -> str:
     """A value on one line."""
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
     return " ".join(str(value).split())
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def arrow_table(found: pa.Table, cell: int | None = None) -> Table:
@@ -99,7 +101,7 @@ def arrow_table(found: pa.Table, cell: int | None = None) -> Table:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         table.add_column(Text(field.name), justify="right" if number else "left")
     for row in found.to_pylist():
-        texts = [_told(value) for value in row.values()]
+        texts = [_told(_rounded(value)) for value in row.values()]
         cut = [t if cell is None or len(t) <= cell else t[: cell - 1] + "…" for t in texts]
         table.add_row(*map(Text, cut))
     return table

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +87,25 @@ def quiet_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 
+def start_embedded_server() -> None:
+    """Starts Prefect's server for this run where no other is set, deaf to Ctrl-C.
+
+    A terminal sends Ctrl-C to every process of the job: a server that ended by it would leave the
+    run waiting for it while it says that it stopped. The run itself ends the server when it exits.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    def start() -> None:
+        # A blocked signal stays blocked in a child; only this thread's mask is touched.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        SubprocessASGIServer().start()
+
+    if get_current_settings().api.url is None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(start).result()
+
+
 def quiet_bars() -> None:
     """Hugging Face's own progress bars would be drawn through the table of stages."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -130,6 +151,7 @@ def run_build(
     SHOWN.set(progress)
     TELL.set(lambda text: print(text, file=sys.stderr, flush=True))
     with live(progress):
+        start_embedded_server()
         receipt: dict[str, Any] = asyncio.run(
             build_dataset(
                 recipe=recipe.model_dump(mode="json"),

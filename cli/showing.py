@@ -41,14 +41,18 @@ def print_plan(planned: Planned) -> None:
         if not plan.reasons:
             out.print(f"{plan.stage}: nothing is pending", style="dim")
         for reason, count in plan.reasons.items():
-            out.print(Text(f"{plan.stage}: {count:,} {_units(plan, reason)}, because {reason}"))
+            out.print(Text(f"{plan.stage}: {_count(reason, count)}, because {reason}"))
     out.print()
     for line in summary(planned):
         out.print(Text(line))
 
 
-def _units(plan: Any, reason: str) -> str:
-    return "rows" if "no call" in reason else "calls"
+def _count(reason: str, count: int) -> str:
+    from stages.plan import FOLLOWS
+    from stages.reasons import NO_CALL
+
+    most = "at most " if reason == FOLLOWS else ""
+    return f"{most}{count:,} {'rows' if NO_CALL in reason else 'calls'}"
 
 
 def summary(planned: Planned) -> list[str]:
@@ -82,8 +86,11 @@ def summary(planned: Planned) -> list[str]:
 
 
 def no_price(roles: list[str]) -> str:
-    names = ", ".join(f"VISPREF_{r.upper()}__PRICE_IN and __PRICE_OUT" for r in roles)
-    return f"No price is set for {', '.join(roles)}: set {names} (dollars per million tokens)."
+    names = ", ".join(f"VISPREF_{role.upper()}__PRICE_IN and __PRICE_OUT" for role in roles)
+    return (
+        f"No price is set for {', '.join(roles)}: set {names} (dollars per million tokens), "
+        "unless the endpoint is your own and free."
+    )
 
 
 def _against(what: str, left: float, needed: float, form: str) -> str:

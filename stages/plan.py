@@ -22,6 +22,8 @@ from storage.tables import Tables
 GUESSED_PROMPT_TOKENS = {CAPTION: 150, RESAMPLE: 30, EXTRACT: 3500, REWRITE: 1500}
 GUESSED_ANSWER_SHARE = 0.4
 
+FOLLOWS = "stages before it have calls to make"
+
 
 @dataclass
 class StagePlan:
@@ -90,7 +92,7 @@ def make_plan(work: Work, spec: InputSpec | None, *, retry: bool = False) -> lis
             plan = _pending(work, tables, stage, retry)
             if waiting[stage.name]:
                 plan.waiting += waiting[stage.name]
-                plan.reasons["follows from the stages before"] = waiting[stage.name]
+                plan.reasons[FOLLOWS] = waiting[stage.name]
             if new.rows:
                 calls = _calls_for(work, stage, new)
                 plan.waiting += calls

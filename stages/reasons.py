@@ -10,6 +10,7 @@ from storage.tables import Tables
 ANSWERED = ("InvalidAnswer", "EmptyAnswer", "RefusedAnswer", "TruncatedAnswer")
 
 FIRST = "never asked before"
+NO_CALL = "no call: the answer is kept"
 
 
 def reasons(
@@ -28,7 +29,7 @@ def reasons(
         if row["failed"] is not None:
             why = f"failed before ({row['failed']})"
             if not retry and row["failed"] in ANSWERED:
-                why += ", no call: the answer is kept; vispref retry asks afresh"
+                why += f", {NO_CALL}; vispref retry asks afresh"
                 free += count
         elif why is None:
             why = _changes(work, stage.name, row["old_recipe"])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -169,14 +171,51 @@ def test_a_mistake_is_one_clear_line(project, arguments, message):
         ({"VISPREF_CAPTIONER__BASE_URL": None}, "RecipeError", 1),
     ],
 )
-def test_a_failed_build_says_one_error_and_no_library_speaks(
-    project, world, server, setting, error, code
-):
-    server.set_api_key("sk-top-secret")
+def test_a_failed_build_says_one_error_and_no_library_speaks(project, world, setting, error, code):
+    from miniature.annotations import load_annotations
+    from miniature.server import StandInServer
+
     source = ("--input", world / "prompts.jsonl")
-    found = project("build", project.recipe, "--root", project.root, *source, **setting)
+    annotations = load_annotations(world / "annotations.jsonl")
+    with StandInServer(annotations, api_key="sk-top-secret") as strict:
+        urls = {f"VISPREF_{role.upper()}__BASE_URL": strict.base_url for role in ROLES}
+        found = project(
+            "build", project.recipe, "--root", project.root, *source, **{**urls, **setting}
+        )
     assert found.returncode == code, found.stderr
     assert said_once(found.stderr, error), found.stderr
+
+
+@pytest.mark.slow  # starts a Prefect server of its own, as a run in a terminal does
+def test_ctrl_c_reaches_the_whole_job_and_still_ends_it(project, world):
+    from miniature.annotations import load_annotations
+    from miniature.server import StandInServer
+
+    annotations = load_annotations(world / "annotations.jsonl")
+    with StandInServer(annotations, latency_ms=1000) as slow:
+        urls = {f"VISPREF_{role.upper()}__BASE_URL": slow.base_url for role in ROLES}
+        environment = {**project.environment, **urls, "VISPREF_REFERENCE__CONCURRENCY": "2"}
+        del environment["PREFECT_API_URL"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "build", str(project.recipe), "--root",
+             str(project.root), "--input", str(world / "prompts.jsonl")],
+            cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 200
+            while slow.stats()["calls"] < 30:  # 24 captions, then samples two by two
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)
+            _, told = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith("Stopped. What was done is kept")
+    assert not any(noise in told for noise in NOISE), told
+    assert project("build", "--root", project.root).returncode == 0
 
 
 def test_an_unforeseen_error_is_one_line_and_its_trace_is_kept(capsys, monkeypatch):

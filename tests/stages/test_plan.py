@@ -8,7 +8,7 @@ from config.errors import RecipeError
 from config.settings import Endpoint
 from sources.spec import InputSpec
 from stages.calls import Retry
-from stages.plan import check_endpoints, make_plan
+from stages.plan import FOLLOWS, check_endpoints, make_plan
 from stages.run import open_work
 from storage.root import Root
 
@@ -70,7 +70,7 @@ def test_what_waits_and_what_has_another_input_is_named(built, make_recipe, buil
     plan = built(other)
     assert list(plan["resample"].reasons) == ["resample.seed changed from 0 to 7"]
     for stage in ("extract", "rewrite"):
-        assert list(plan[stage].reasons) == ["follows from the stages before"]
+        assert list(plan[stage].reasons) == [FOLLOWS]
         assert plan[stage].waiting == plan[stage].calls > 0
     built.settings.claims = Endpoint()
     with pytest.raises(RecipeError, match="VISPREF_CLAIMS__BASE_URL"):
