@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
+import os
 import sys
 import tempfile
 import traceback
@@ -181,14 +182,25 @@ def demo(
 
 def main() -> None:
     """Exit codes: 0 done, 1 refused or failed, 3 stopped (go on with the same command), 4 busy."""
-    code = _run()
-    # The error is dropped before the interpreter ends: its frames hold open tables, of which
-    # DuckDB's binding would print pages on the way out.
-    gc.collect()
-    sys.exit(code)
+    ended = {"code": 1}
+    atexit.register(_leave, ended)
+    ended["code"] = run()
+    sys.exit(ended["code"])
 
 
-def _run() -> int:
+def _leave(ended: dict[str, int]) -> None:
+    """Ends the process after every other exit handler: the first to be registered runs last.
+
+    Past this point the interpreter only tears itself down, and DuckDB's binding then prints pages
+    about the tables that a failed run's traceback still holds.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended["code"])
+
+
+def run() -> int:
+    """Runs the command line and says an error in one line; gives the exit code."""
     try:
         app()
     except VisprefError as error:

@@ -225,9 +225,7 @@ def test_an_unforeseen_error_is_one_line_and_its_trace_is_kept(capsys, monkeypat
         raise ValueError("two\nlines")
 
     monkeypatch.setattr(main, "app", broken)
-    with pytest.raises(SystemExit) as ended:
-        main.main()
-    assert ended.value.code == 1
+    assert main.run() == 1
     told = capsys.readouterr().err
     assert told.startswith("Unexpected ValueError: two lines\n")
     trace = Path(told.split("report it with ")[1].strip())
