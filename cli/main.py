@@ -180,6 +180,9 @@ def demo(
     demonstration.run(folder, scenes)
 
 
+STOPPED = "Stopped. What was done is kept; the same command goes on."
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 refused or failed, 3 stopped (go on with the same command), 4 busy."""
     ended = {"code": 1}
@@ -210,9 +213,11 @@ def run() -> int:
         typer.secho(unexpected(error), fg="red", err=True)
         return 1
     except KeyboardInterrupt:
-        typer.secho("Stopped. What was done is kept; the same command goes on.", err=True)
+        typer.secho(STOPPED, err=True)
         return 130
-    except SystemExit as ended:  # the command line's own: 0 after a command, 2 when it is wrong
+    except SystemExit as ended:  # the command line's own: 0, 2 when it is wrong, 130 for Ctrl-C
+        if ended.code == 130:
+            typer.secho(STOPPED, err=True)
         return ended.code if isinstance(ended.code, int) else 0
     return 0
 
