@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli.results import console, print_query
 from cli.running import run_build, source_of
-from cli.showing import console, print_query, print_row
+from cli.showing import print_row
 from config.errors import EndpointDown
 from config.settings import ROLES
 from storage.catalog import query
@@ -53,7 +54,7 @@ def run(folder: Path, scenes: int, seed: int = 0) -> None:
     if found:
         print_row(str(root), found[0]["row_id"])
     out.print(f'\n[bold]Try[/]  .venv/bin/vispref query --root {root} "{EXAMPLE_SQL}"')
-    print_query(str(root), EXAMPLE_SQL, 10, False)
+    print_query(str(root), EXAMPLE_SQL, None)
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -111,12 +115,15 @@ def plan(
     split: Split = None,
     override: Overrides = None,
     settings: SettingsFile = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Plan vispref retry: failed rows are asked afresh.")
+    ] = False,
 ) -> None:
     """Show what a build would do, what it would cost, and why. Calls no model."""
     from cli import running, showing
 
     source = running.source_of(input, images_root, prompt, prompts_file, column, split)
-    showing.print_plan(*running.plan(root, recipe, override, source, settings))
+    showing.print_plan(running.plan(root, recipe, override, source, settings, retry))
 
 
 @app.command()
@@ -134,15 +141,20 @@ def query(
     ],
     *,
     root: Root,
-    limit: Annotated[int, typer.Option(help="Rows to show.")] = 50,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, all rows.")
-    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Rows to show: 50 as table or vertical, else all.", min=1)
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="auto (a table, or vertical where it does not fit), table, vertical, csv or json."
+        ),
+    ] = "auto",
 ) -> None:
     """Run read-only SQL over the tables' views."""
-    from cli import showing
+    from cli import results
 
-    showing.print_query(root, sql, limit, as_json)
+    results.print_query(root, sql, limit, format)
 
 
 @app.command()
@@ -168,16 +180,59 @@ def demo(
     demonstration.run(folder, scenes)
 
 
+STOPPED = "Stopped. What was done is kept; the same command goes on."
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 refused or failed, 3 stopped (go on with the same command), 4 busy."""
+    ended = {"code": 1}
+    atexit.register(_leave, ended)
+    ended["code"] = run()
+    sys.exit(ended["code"])
+
+
+def _leave(ended: dict[str, int]) -> None:
+    """Ends the process after every other exit handler: the first to be registered runs last.
+
+    Past this point the interpreter only tears itself down, and DuckDB's binding then prints pages
+    about the tables that a failed run's traceback still holds.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended["code"])
+
+
+def run() -> int:
+    """Runs the command line and says an error in one line; gives the exit code."""
     try:
         app()
     except VisprefError as error:
         typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        sys.exit(3 if isinstance(error, StageStopped) else 4 if isinstance(error, RootBusy) else 1)
+        return 3 if isinstance(error, StageStopped) else 4 if isinstance(error, RootBusy) else 1
+    except Exception as error:  # noqa: BLE001 - the outermost place: the trace goes to a file
+        typer.secho(unexpected(error), fg="red", err=True)
+        return 1
     except KeyboardInterrupt:
-        typer.secho("Stopped. What was done is kept; the same command goes on.", err=True)
-        sys.exit(130)
+        typer.secho(STOPPED, err=True)
+        return 130
+    except SystemExit as ended:  # the command line's own: 0, 2 when it is wrong, 130 for Ctrl-C
+        if ended.code == 130:
+            typer.secho(STOPPED, err=True)
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+def unexpected(error: Exception) -> str:
+    """One line for an error nobody foresaw; its trace is kept in a temporary file it names."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="vispref-error-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    told = " ".join(str(error).split()) or "no message"
+    return (
+        f"Unexpected {type(error).__name__}: {told}\nWhat was done is kept; the same command goes "
+        f"on from there. If it fails again, report it with {file.name}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from stages.base import Progress, StageProgress
 from stages.chain import STAGES
@@ -26,50 +28,81 @@ def human_time(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def progress_table(progress: Progress) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("stage")
-    for name in (
-        "done",
-        "of",
-        "failed",
-        "rows/s",
-        "calls",
-        "cached",
-        "tokens",
-        "cost",
-        "took",
-        "left",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for name in STAGES:
-        stage = progress.stages.get(name)
-        if stage is None:
-            table.add_row(f"[dim]{name}", *[""] * 10, "")
-        else:
-            table.add_row(*_cells(stage))
+def human_count(count: float) -> str:
+    """At most six characters: 98,765 or 12.3M."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e5, "k")):
+        if count >= size:
+            return (
+                f"{count / (1e3 if letter == 'k' else size):.{0 if letter == 'k' else 1}f}{letter}"
+            )
+    return f"{count:,.0f}"
+
+
+def human_dollars(dollars: float) -> str:
+    """Cents and less where they are all there is: $0.0012, $12.34, $12,345."""
+    digits = 4 if dollars < 1 else 2 if dollars < 1000 else 0
+    return f"${dollars:,.{digits}f}"
+
+
+COLUMNS = ("done", "of", "failed", "rows/s", "calls", "cached", "tokens", "cost", "took", "left")
+# What a narrow terminal goes without, first the first.
+DISPENSABLE = ("cached", "calls", "took", "rows/s", "of")
+NOTE_AT_LEAST = 20
+
+
+def progress_table(progress: Progress, width: int) -> Table:
+    """One line a stage and never more: columns are left out until the rest fits `width`."""
+    stages = [progress.stages.get(name) or StageProgress(name) for name in STAGES]
+    lines = [_cells(stage) for stage in stages]
+    shown = list(COLUMNS)
+    sizes = {
+        n: max(len(n), *(Text.from_markup(line[n]).cell_len for line in lines)) for n in COLUMNS
+    }
+    first = max(len(name) for name in STAGES)
+
+    def left() -> int:
+        return width - first - sum(2 + sizes[name] for name in shown)
+
+    for name in DISPENSABLE:
+        if left() < 0:
+            shown.remove(name)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    notes = left() - 2 >= NOTE_AT_LEAST
+    if notes:
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=left() - 2)
+    for stage, line in zip(stages, lines, strict=True):
+        note = [escape(" ".join(stage.note.split()))] if notes else []
+        table.add_row(line["stage"], *(line[name] for name in shown), *note)
     return table
 
 
-def _cells(stage: StageProgress) -> list[str]:
+def _cells(stage: StageProgress) -> dict[str, str]:
+    if stage.state == "waiting":
+        return {"stage": f"[dim]{stage.stage}[/]", **dict.fromkeys(COLUMNS, "")}
     colour = {"running": "yellow", "done": "green", "stopped": "red"}.get(stage.state, "white")
     left = stage.seconds_left if stage.state == "running" else None
-    failed = f"[red]{stage.failed}[/]" if stage.failed else "0"
-    return [
-        f"[{colour}]{stage.stage}[/]",
-        str(stage.done),
-        str(stage.total),
-        failed,
-        f"{stage.rate:.1f}" if stage.done else "",
-        str(stage.calls),
-        str(stage.cached),
-        f"{stage.prompt_tokens + stage.completion_tokens:,}",
-        f"${stage.cost_usd:.4f}",
-        human_time(stage.seconds),
-        human_time(left),
-        stage.note[:60],
-    ]
+    return {
+        "stage": f"[{colour}]{stage.stage}[/]",
+        "done": human_count(stage.done),
+        "of": human_count(stage.total),
+        "failed": f"[red]{human_count(stage.failed)}[/]" if stage.failed else "0",
+        "rows/s": human_count(stage.rate) if stage.rate >= 10 else f"{stage.rate:.1f}",
+        "calls": human_count(stage.calls),
+        "cached": human_count(stage.cached),
+        "tokens": human_count(stage.prompt_tokens + stage.completion_tokens),
+        "cost": human_dollars(stage.cost_usd),
+        "took": human_time(stage.seconds),
+        "left": human_time(left),
+    }
+
+
+def _shown(progress: Progress, console: Console) -> Table | Text:
+    if not progress.stages:
+        return Text("Starting ...", style="dim")
+    return progress_table(progress, console.width)
 
 
 @contextlib.contextmanager
@@ -78,7 +111,7 @@ def live(progress: Progress) -> Iterator[None]:
     console = Console(stderr=True)
     if console.is_terminal:
         shown = Live(
-            get_renderable=lambda: progress_table(progress),
+            get_renderable=lambda: _shown(progress, console),
             console=console,
             refresh_per_second=1 / EVERY_S,
         )
@@ -115,5 +148,5 @@ def plain_line(stage: StageProgress) -> str:
         f"{human_time(stage.seconds)}"
     )
     if stage.state == "running":
-        line += f", {human_time(stage.seconds_left)} left"
-    return f"{line}  {stage.note}".rstrip()
+        line += f", {stage.rate:.1f} rows/s, {human_time(stage.seconds_left)} left"
+    return f"{line}  {' '.join(stage.note.split())}".rstrip()

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from config.errors import InputError, RecipeError
+from config.errors import InputError, RecipeError, RowError
 from config.recipe import Recipe, load_recipe, parse_recipe
-from config.settings import load_settings
+from config.settings import Budget, load_settings
 from sources.spec import InputSpec
 from storage.catalog import read_current
 from storage.root import Root
+
+if TYPE_CHECKING:
+    from stages.plan import StagePlan
 
 Source = dict[str, Any] | None
 
@@ -77,7 +82,48 @@ def quiet_prefect() -> None:
     # What stops a run is raised to the command line, which says it in one line.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
+    # The embedded server is given 20 s by default, which a busy machine overruns.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+
+
+def start_embedded_server() -> None:
+    """Starts Prefect's server for this run where no other is set, deaf to Ctrl-C.
+
+    A terminal sends Ctrl-C to every process of the job: a server that ended by it would leave the
+    run waiting for it while it says that it stopped. The run itself ends the server when it exits.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    def start() -> None:
+        # A blocked signal stays blocked in a child; only this thread's mask is touched.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        SubprocessASGIServer().start()
+
+    if get_current_settings().api.url is None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(start).result()
+
+
+def quiet_bars() -> None:
+    """Hugging Face's own progress bars would be drawn through the table of stages."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def check_retry(retry: dict[str, str | None] | None) -> None:
+    """Raises RecipeError for a stage or class of error that no row can have failed with."""
+    from stages.chain import CAPTION, EXTRACT, RESAMPLE, REWRITE
+
+    known = {
+        "stage": [CAPTION, RESAMPLE, EXTRACT, REWRITE],
+        "error_class": sorted(kind.__name__ for kind in RowError.__subclasses__()),
+    }
+    for name, value in (retry or {}).items():
+        if value is not None and value not in known[name]:
+            option = "--" + name.replace("_", "-")
+            raise RecipeError(f"{option} {value!r}: expected one of {', '.join(known[name])}")
 
 
 def run_build(
@@ -92,9 +138,11 @@ def run_build(
     """Runs the flow in this process and prints its outcome."""
     if if_busy not in ("wait", "refuse"):
         raise RecipeError(f"--if-busy {if_busy!r}: expected wait or refuse")
+    check_retry(retry)
     root = Root(root_url)
     recipe = resolve_recipe(root, recipe_name, overrides)
     quiet_prefect()
+    quiet_bars()
     from cli.progress import live
     from cli.showing import print_outcome
     from flows.build import SHOWN, TELL, build_dataset
@@ -104,6 +152,7 @@ def run_build(
     SHOWN.set(progress)
     TELL.set(lambda text: print(text, file=sys.stderr, flush=True))
     with live(progress):
+        start_embedded_server()
         receipt: dict[str, Any] = asyncio.run(
             build_dataset(
                 recipe=recipe.model_dump(mode="json"),
@@ -118,14 +167,24 @@ def run_build(
     return receipt
 
 
+@dataclass(frozen=True)
+class Planned:
+    """The stages' plans, what this root has spent, and its budget."""
+
+    stages: list[StagePlan]
+    spent: float
+    spent_tokens: int
+    budget: Budget
+
+
 def plan(
     root_url: str,
     recipe_name: str | None,
     overrides: list[str] | None,
     source: Source,
     settings_file: Path | None,
-) -> tuple[list[Any], float]:
-    """The stages' plans, and the dollars this root has spent."""
+    retry: bool = False,
+) -> Planned:
     from stages.plan import make_plan
     from stages.run import open_work
     from storage.responses import ResponseCache
@@ -136,7 +195,10 @@ def plan(
     cache = ResponseCache(settings.cache_dir)
     try:
         # A plan changes nothing: a root that was never built is not given an identity.
-        dollars = cache.spent(root.id)[0] if root.exists("root.json") else 0.0
+        dollars, tokens = cache.spent(root.id) if root.exists("root.json") else (0.0, 0)
     finally:
         cache.close()
-    return make_plan(work, None if source is None else InputSpec(**source)), dollars
+    spec = None if source is None else InputSpec(**source)
+    if spec is None and work.ingest is None:
+        raise InputError(f"{root.url} has no rows yet: name an input with --input")
+    return Planned(make_plan(work, spec, retry=retry), dollars, tokens, settings.budget)

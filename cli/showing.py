@@ -2,66 +2,101 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cli.progress import human_time
+from cli.results import arrow_table, built_root, console
 from config.errors import StorageError
 from storage.catalog import query, read_current, write_catalog
 from storage.root import Root
 
+if TYPE_CHECKING:
+    from cli.running import Planned
+
 VERDICT_COLOURS = {"consistent": "green", "inconsistent": "red", "unverifiable": "yellow"}
 
 
-def console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
-def arrow_table(found: pa.Table) -> Table:
-    table = Table(*found.column_names, box=None, pad_edge=False)
-    for row in found.to_pylist():
-        table.add_row(*("" if value is None else Text(str(value)) for value in row.values()))
-    return table
-
-
-def print_query(root_url: str, sql: str, limit: int, as_json: bool) -> None:
+def print_plan(planned: Planned) -> None:
+    """What would be called and why, a line a reason; then the sum, prices and the budget."""
     out = console()
-    if as_json:
-        for row in query(Root(root_url), sql).to_pylist():
-            print(json.dumps(row, default=str, ensure_ascii=False))
-        return
-    found = query(Root(root_url), sql, limit + 1)
-    out.print(arrow_table(found.slice(0, limit)))
-    if found.num_rows > limit:
-        out.print(f"[dim]the first {limit} rows; --limit shows more, --json all")
-
-
-def print_plan(plans: list[Any], spent: float) -> None:
-    out = console()
-    table = Table("stage", "calls", "prompt tokens", "answer tokens", "cost", "why", box=None)
-    for plan in plans:
-        why = "; ".join(f"{count:,} calls: {reason}" for reason, count in plan.reasons.items())
-        most = "at most " if plan.waiting else ""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    for name in ("calls", "tokens in", "tokens out", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for plan in planned.stages:
+        cost = "no price" if plan.dollars is None else f"${plan.dollars:,.2f}"
         table.add_row(
             plan.stage,
-            f"{most}{plan.calls:,}",
+            ("at most " if plan.waiting else "") + f"{plan.calls:,}",
             f"{plan.prompt_tokens:,}",
             f"{plan.completion_tokens:,}",
-            f"${plan.dollars:,.2f}" + (" (guess)" if plan.guessed and plan.calls else ""),
-            why or "nothing is pending",
+            cost + (" (guess)" if plan.guessed and plan.calls else ""),
         )
     out.print(table)
-    calls, dollars = sum(p.calls for p in plans), sum(p.dollars for p in plans)
-    out.print(
-        f"In all {calls:,} calls, about ${dollars:,.2f}; ${spent:,.2f} is spent on this root."
+    for plan in planned.stages:
+        if not plan.reasons:
+            out.print(f"{plan.stage}: nothing is pending", style="dim")
+        for reason, count in plan.reasons.items():
+            out.print(Text(f"{plan.stage}: {_count(reason, count)}, because {reason}"))
+    out.print()
+    for line in summary(planned):
+        out.print(Text(line))
+
+
+def _count(reason: str, count: int) -> str:
+    from stages.plan import FOLLOWS
+    from stages.reasons import NO_CALL
+
+    most = "at most " if reason == FOLLOWS else ""
+    return f"{most}{count:,} {'rows' if NO_CALL in reason else 'calls'}"
+
+
+def summary(planned: Planned) -> list[str]:
+    """The plan's sum in sentences: calls and dollars, missing prices, the budget."""
+    stages, budget = planned.stages, planned.budget
+    calls = sum(plan.calls for plan in stages)
+    dollars = sum(plan.dollars or 0.0 for plan in stages)
+    unpriced = sorted({plan.role for plan in stages if plan.dollars is None})
+    lines = [
+        f"In all {calls:,} calls, about ${dollars:,.2f}"
+        + (" without the unpriced ones" if unpriced else "")
+        + f"; ${planned.spent:,.2f} is spent on this root."
+    ]
+    if any(plan.guessed and plan.calls for plan in stages):
+        lines.append("guess: no call of that stage has been made here yet to measure tokens by.")
+    if unpriced:
+        lines.append(no_price(unpriced))
+    if budget.dollars is not None:
+        lines.append(_against("dollars", budget.dollars - planned.spent, dollars, "${:,.2f}"))
+        if unpriced:
+            lines.append(
+                "The budget in dollars cannot hold calls without a price: they count as $0. "
+                "Set their prices, or VISPREF_BUDGET__TOKENS."
+            )
+    if budget.tokens is not None:
+        tokens = sum(plan.prompt_tokens + plan.completion_tokens for plan in stages)
+        lines.append(
+            _against("tokens", budget.tokens - planned.spent_tokens, tokens, "{:,.0f} tokens")
+        )
+    return lines
+
+
+def no_price(roles: list[str]) -> str:
+    names = ", ".join(f"VISPREF_{role.upper()}__PRICE_IN and __PRICE_OUT" for role in roles)
+    return (
+        f"No price is set for {', '.join(roles)}: set {names} (dollars per million tokens), "
+        "unless the endpoint is your own and free."
     )
-    if any(plan.guessed and plan.calls for plan in plans):
-        out.print("[dim]guess: no call of that stage has been made here yet to measure tokens by")
+
+
+def _against(what: str, left: float, needed: float, form: str) -> str:
+    left = max(left, 0.0)
+    fits = "enough for this plan" if needed <= left else "less than this plan: a build would stop"
+    return f"The budget in {what} has {form.format(left)} left, {fits}."
 
 
 STATUS_SQL = """
@@ -73,10 +108,8 @@ UNION ALL SELECT 'neighbours', count(DISTINCT key), 0, 0, 0 FROM neighbours
 
 
 def print_status(root_url: str) -> None:
-    root = Root(root_url)
+    root = built_root(root_url)
     current = read_current(root)
-    if "run" not in current:
-        raise StorageError(f"{root.url} holds no run yet; start one with vispref build")
     out = console()
     sql = STATUS_SQL + "".join(
         f"UNION ALL SELECT '{table}', count(*), "
@@ -89,7 +122,9 @@ def print_status(root_url: str) -> None:
             ("rewrite", "rewrites"),
         )
     )
-    table = Table("table", "rows", "failed", "tokens", "cost", box=None)
+    table = Table("table", box=None, pad_edge=False)
+    for name in ("rows", "failed", "tokens", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in query(root, sql).to_pylist():
         tokens, dollars = row["tokens"] or 0, row["dollars"] or 0.0
         table.add_row(
@@ -166,7 +201,7 @@ def print_outcome(root: Root, progress: Any, receipt: dict[str, Any]) -> None:
 
 
 def print_row(root_url: str, row: str) -> None:
-    root = Root(root_url)
+    root = built_root(root_url)
     wanted = row.replace("'", "''")
     found = query(
         root, f"SELECT * FROM decisions WHERE starts_with(row_id, '{wanted}') LIMIT 2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,7 +15,7 @@ from config.errors import InputError, StageStopped
 from config.recipe import parse_recipe
 from config.settings import load_settings
 from sources.spec import InputSpec
-from stages import assemble, chain, ingest, mine, scan
+from stages import assemble, chain, ingest, mine, plan, scan
 from stages.base import Progress, Work
 from stages.calls import Retry, run_call_stage
 from stages.embed import embed
@@ -59,6 +60,7 @@ async def build_dataset(
     say = TELL.get() or get_run_logger().warning
     async with holding(work, wait=if_busy == "wait", say=say), reporting(work.progress):
         spec = None if source is None else InputSpec(**source)
+        await asyncio.to_thread(plan.check_endpoints, work, spec)
         record_start(work, spec)
         try:
             receipt = await _stages(work, spec, None if retry is None else Retry(**retry))

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from config.digest import text_digest
-from config.errors import InputMissing, RowError, Spent, StageStopped, StorageError
+from config.errors import InputMissing, RecipeError, RowError, Spent, StageStopped, StorageError
+from config.settings import Role
 from models.chat import ChatClient, spent_on
 from stages.base import CallStage, Outcome, Row, Work
 from stages.results import failure_row, settle
@@ -237,13 +238,22 @@ def nonces_sql(tables: Tables, stage: str, recipe: str, retry: Retry | None) -> 
     )
 
 
+def no_endpoint(calls: dict[Role, int]) -> RecipeError:
+    """The error of roles that have calls to make and no endpoint."""
+    told = ", ".join(f"{role} ({count:,} calls)" for role, count in calls.items())
+    names = ", ".join(f"VISPREF_{role.upper()}__BASE_URL" for role in calls)
+    return RecipeError(
+        f"no endpoint is configured for {told}: set {names}, e.g. to http://127.0.0.1:8000/v1"
+    )
+
+
 RunBatch = Callable[[Batch], Awaitable[dict[str, Any]]]
 
 
 async def run_call_stage(
     work: Work,
     stage: CallStage,
-    client: ChatClient,
+    client: ChatClient | None,
     images: ImageStore,
     *,
     retry: Retry | None = None,
@@ -251,14 +261,18 @@ async def run_call_stage(
 ) -> None:
     """Does all that is pending in one stage. `wrap` makes a batch an orchestrator's task.
 
-    Raises StageStopped once every batch in flight has written what it did.
+    client: None where the stage's role has no endpoint. Raises RecipeError where rows are pending
+    and there is none; StageStopped once every batch in flight has written what it did.
     """
     pending = await asyncio.to_thread(Pending, work, stage, retry)
     work.progress.begin(stage.name, pending.count)
     try:
-        runner = BatchRunner(work, stage, client, images)
-        at_once = 1 + -(-ROWS_A_SLOT * client.endpoint.concurrency // work.settings.batch_rows)
-        await _drain(pending, wrap(runner.run), at_once)
+        if pending.count:
+            if client is None:
+                raise no_endpoint({stage.role: pending.count})
+            runner = BatchRunner(work, stage, client, images)
+            at_once = 1 + -(-ROWS_A_SLOT * client.endpoint.concurrency // work.settings.batch_rows)
+            await _drain(pending, wrap(runner.run), at_once)
     except StageStopped as stopped:
         work.progress.end(stage.name, "stopped", str(stopped))
         raise

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from config.settings import Endpoint
+from config.settings import ROLES, Endpoint, Role
 from sources.readers import read_records
 from sources.records import BytesRef
 from sources.spec import InputSpec
 from stages.base import CallStage, Work
+from stages.calls import no_endpoint
 from stages.chain import CAPTION, EXTRACT, RESAMPLE, REWRITE
 from stages.extract import extract_keys_sql
+from stages.reasons import reasons
 from stages.run import CALL_STAGES
 from stages.units import units_sql
 from storage.tables import Tables
@@ -20,19 +22,30 @@ from storage.tables import Tables
 GUESSED_PROMPT_TOKENS = {CAPTION: 150, RESAMPLE: 30, EXTRACT: 3500, REWRITE: 1500}
 GUESSED_ANSWER_SHARE = 0.4
 
+FOLLOWS = "stages before it have calls to make"
+
 
 @dataclass
 class StagePlan:
-    """`pending` calls are sure; `waiting` ones depend on stages before: at most that many."""
+    """`pending` calls are sure; `waiting` ones depend on stages before: at most that many.
+
+    dollars: None where there are calls and the endpoint has no price.
+    """
 
     stage: str
+    role: Role
     pending: int
     waiting: int
+    new: int = 0  # of the waiting calls, those for the input's new rows
     reasons: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    dollars: float = 0.0
+    dollars: float | None = 0.0
     guessed: bool = False
+
+    @property
+    def sure(self) -> int:
+        return self.pending + self.new
 
     @property
     def calls(self) -> int:
@@ -69,21 +82,23 @@ def _place(image: Any, position: int) -> str:
     return str(getattr(image, "path", None) or image.url)
 
 
-def make_plan(work: Work, spec: InputSpec | None) -> list[StagePlan]:
-    """The calling stages in order."""
+def make_plan(work: Work, spec: InputSpec | None, *, retry: bool = False) -> list[StagePlan]:
+    """The calling stages in order. retry: plan what `vispref retry` would do."""
     with work.tables() as tables:
         new = NewInput(0, 0) if spec is None else new_input(work, tables, spec)
         waiting = _waiting(work, tables)
         plans = []
         for stage in CALL_STAGES:
-            plan = _pending(work, tables, stage)
+            plan = _pending(work, tables, stage, retry)
             if waiting[stage.name]:
                 plan.waiting += waiting[stage.name]
-                plan.reasons["follows from the stages before"] = waiting[stage.name]
+                plan.reasons[FOLLOWS] = waiting[stage.name]
             if new.rows:
                 calls = _calls_for(work, stage, new)
                 plan.waiting += calls
-                plan.reasons[f"{new.rows} new rows in the input"] = calls
+                plan.new = calls
+                first = "first run: " if work.ingest is None else ""
+                plan.reasons[f"{first}{new.rows:,} new rows in the input"] = calls
             _price(work, tables, stage, plan)
             plans.append(plan)
     return plans
@@ -110,60 +125,19 @@ def _waiting(work: Work, tables: Tables) -> dict[str, int]:
     return {CAPTION: 0, RESAMPLE: 0, EXTRACT: units - comparable, REWRITE: units - extracted}
 
 
-def _pending(work: Work, tables: Tables, stage: CallStage) -> StagePlan:
+def _pending(work: Work, tables: Tables, stage: CallStage, retry: bool) -> StagePlan:
     recipe = work.chain.of(stage.name)
     done = tables.source(stage.table, recipe)
     tables.execute(
         f"CREATE OR REPLACE TEMP TABLE planned AS SELECT k.key, k.unit "
         f"FROM ({stage.keys(work, tables)}) AS k ANTI JOIN {done} AS d ON d.key = k.key"
     )
-    plan = StagePlan(stage.name, int(tables.scalar("SELECT count(*) FROM planned")), 0)
-    if plan.pending:
-        plan.reasons = _reasons(work, tables, stage)
+    pending = int(tables.scalar("SELECT count(*) FROM planned"))
+    plan = StagePlan(stage.name, stage.role, pending, 0)
+    if pending:
+        plan.reasons, free = reasons(work, tables, stage, retry)
+        plan.pending -= free
     return plan
-
-
-def _reasons(work: Work, tables: Tables, stage: CallStage) -> dict[str, int]:
-    """Why rows are pending: failed before, the stage's recipe changed, its input changed, new."""
-    recipe = work.chain.of(stage.name)
-    identity = "unit" if stage.name in (EXTRACT, REWRITE) else "key"
-    history = tables.history(stage.table)
-    rows = tables.rows(
-        f"WITH failed AS (SELECT DISTINCT key FROM {tables.source('failures', recipe)} "
-        f"WHERE stage = '{stage.name}'), "
-        f"own AS (SELECT DISTINCT {identity} AS i FROM {history} WHERE recipe = '{recipe}'), "
-        f"others AS (SELECT {identity} AS i, max(recipe) AS recipe FROM {history} "
-        f"WHERE recipe <> '{recipe}' GROUP BY i) "
-        "SELECT CASE WHEN f.key IS NOT NULL THEN 'failed before' "
-        "WHEN own.i IS NOT NULL THEN 'its input changed' "
-        "WHEN others.i IS NOT NULL THEN others.recipe ELSE 'new' END AS why, count(*) AS n "
-        f"FROM planned AS p LEFT JOIN failed AS f ON f.key = p.key "
-        f"LEFT JOIN own ON own.i = p.{identity} LEFT JOIN others ON others.i = p.{identity} "
-        "GROUP BY why ORDER BY why"
-    )
-    reasons: dict[str, int] = {}
-    for row in rows:
-        why = row["why"]
-        if why not in ("failed before", "its input changed", "new"):
-            why = _changes(work, stage.name, why)
-        reasons[why] = reasons.get(why, 0) + row["n"]
-    return reasons
-
-
-def _changes(work: Work, stage: str, old_recipe: str) -> str:
-    """In words, how the stage's recipe differs from an older one."""
-    old = work.root.read_json(f"recipes/{stage}/{old_recipe}.json")
-    new = work.chain.recipes[stage]
-    if old is None:
-        return f"the {stage} recipe changed"
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    told = []
-    for key in changed:
-        if key == "prompt":
-            told.append(f"the {stage} prompt changed")
-        else:
-            told.append(f"{stage}.{key} changed from {old.get(key)!r} to {new.get(key)!r}")
-    return "; ".join(told)
 
 
 def _price(work: Work, tables: Tables, stage: CallStage, plan: StagePlan) -> None:
@@ -181,6 +155,22 @@ def _price(work: Work, tables: Tables, stage: CallStage, plan: StagePlan) -> Non
         prompt, answer = seen["p"], seen["c"]
     plan.prompt_tokens = round(plan.calls * prompt)
     plan.completion_tokens = round(plan.calls * answer)
+    if plan.calls and not (endpoint.price_in or endpoint.price_out):
+        plan.dollars = None
+        return
     plan.dollars = (
         plan.prompt_tokens * endpoint.price_in + plan.completion_tokens * endpoint.price_out
     ) / 1e6
+
+
+def check_endpoints(work: Work, spec: InputSpec | None) -> None:
+    """Raises RecipeError before hours of embedding, where calls are sure and have no endpoint."""
+    missing = [role for role in ROLES if work.settings.endpoint(role).base_url is None]
+    if not missing:
+        return
+    calls: dict[Role, int] = {}
+    for plan in make_plan(work, spec):
+        if plan.role in missing and plan.sure:
+            calls[plan.role] = calls.get(plan.role, 0) + plan.sure
+    if calls:
+        raise no_endpoint(calls)

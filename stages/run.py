@@ -151,14 +151,14 @@ async def holding(work: Work, *, wait: bool, say: Callable[[str], None]) -> Asyn
 
 @dataclass
 class Clients:
-    """One client a role, over one cache and one budget."""
+    """One client a role that has an endpoint, over one cache and one budget."""
 
     by_role: dict[Role, ChatClient]
     images: ImageStore
     cache: ResponseCache
 
-    def of(self, stage: CallStage) -> ChatClient:
-        return self.by_role[stage.role]
+    def of(self, stage: CallStage) -> ChatClient | None:
+        return self.by_role.get(stage.role)
 
     async def aclose(self) -> None:
         for client in self.by_role.values():
@@ -168,17 +168,15 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(work: Work) -> AsyncIterator[Clients]:
-    """Raises RecipeError naming the roles that have no endpoint."""
-    missing = [role for role in ROLES if work.settings.endpoint(role).base_url is None]
-    if missing:
-        names = ", ".join(f"VISPREF_{role.upper()}__BASE_URL" for role in missing)
-        raise RecipeError(f"no endpoint is configured for {', '.join(missing)}: set {names}")
+    """A role without an endpoint has no client; only a stage with pending rows asks for one."""
     cache = ResponseCache(work.settings.cache_dir)
     dollars, tokens = cache.spent(work.root.id)
     budget = BudgetGuard(work.settings.budget, dollars, tokens)
     images = ImageStore(work.root)
     clients = Clients({}, images, cache)
     for role in ROLES:
+        if work.settings.endpoint(role).base_url is None:
+            continue
         clients.by_role[role] = ChatClient(
             role, work.settings.endpoint(role), cache=cache, budget=budget, images=images,
             payer=work.root.id,
