@@ -39,6 +39,7 @@ class Endpoint(BaseModel):
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     max_tries: Annotated[int, Field(ge=1)] = 8
+    busy_patience_s: Annotated[float, Field(gt=0)] = 900.0
     transport: Literal["aiohttp", "openai"] = "aiohttp"
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     image_transport: Literal["data", "path", "url"] = "data"
