@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -20,8 +20,6 @@ from stages.units import images_sql
 from storage import parts
 from storage.schemas import FAILURES
 from storage.vectors import embedded_keys, write_vectors
-
-READERS = 4
 
 
 def pending_images(work: Work, stage: str) -> list[Row]:
@@ -57,9 +55,7 @@ class EmbedRunner:
 
     def run(self, rows: list[Row]) -> dict[str, Any]:
         """Embeds key and path rows; gives a receipt (JSON values)."""
-        with ThreadPoolExecutor(READERS) as pool:
-            images = list(pool.map(self._open, rows))
-        encoded = self.encoder().encode(images)
+        encoded = self.encoder().encode([partial(self._open, row) for row in rows])
         good = [place for place in range(len(rows)) if place not in encoded.failed]
         recipe = self.work.chain.of(self.stage)
         path = None

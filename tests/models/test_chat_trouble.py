@@ -6,6 +6,7 @@ import itertools
 import json
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,14 @@ async def test_what_no_request_can_pass_stops_the_stage_at_once(
 
 
 async def test_a_pause_asked_for_holds_for_calls_that_wait_for_a_slot(serve, cache):
-    url = await serve(lambda n: said(b"", 429, **{"Retry-After": "0.5"}) if n == 0 else said())
+    began = []
+
+    def reply(n):
+        began.append(time.monotonic())
+        early = began[-1] - began[0] < 0.4
+        return said(b"", 429, **{"Retry-After": "0.5"}) if early else said()
+
+    url = await serve(reply)
     client = make_client(url, cache, concurrency=1)
     await asked(client, *[rewrite_request(n) for n in range(5)])
     assert client.stats.retries["HTTP 429"] == 1
@@ -155,7 +163,7 @@ async def test_moderation_of_one_request_is_no_refused_key(serve, cache):
     assert isinstance(error, KeyRejected)
 
 
-@pytest.mark.parametrize("at", range(190, 200))
+@pytest.mark.parametrize("at", [192, 196])
 async def test_a_key_is_cut_out_before_the_text_is_cut_off(serve, cache, at):
     for status, wide in ((200, at), (500, at + 100), (400, at + 1800)):
         url = await serve(lambda n, s=status, w=wide: said(b"x" * w + KEY.encode(), s))
