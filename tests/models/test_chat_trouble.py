@@ -278,6 +278,23 @@ async def test_images_that_cost_more_than_was_thought_overshoot_no_budget(serve,
     assert cache.spent(PAYER)[1] <= 20_000
 
 
+async def test_once_the_cost_of_an_image_is_known_calls_go_out_together(serve, cache):
+    together = asyncio.Barrier(8)
+
+    async def reply_to_all():
+        await together.wait()
+        return said()
+
+    url = await serve(lambda n: said() if n == 0 else reply_to_all())
+    client = make_client(url, cache, budget=Budget(tokens=10**6), concurrency=8)
+    requests = [
+        rewrite_request(n, messages=(Message("user", (ImagePart("ab"), str(n))),)) for n in range(9)
+    ]
+    async with asyncio.timeout(15):
+        found = await asked(client, *requests)
+    assert [answer.text for answer in found] == ["fine"] * 9
+
+
 async def test_text_of_many_tokens_overshoots_no_budget(serve, cache):
     """Of some scripts every byte is a token."""
     text = "ሀ" * 1000
