@@ -213,6 +213,7 @@ class Sender:
     async def _back_off(self, found: Reply | TransportFault, attempt: int, alive: bool) -> None:
         asked = retry_after(found) if isinstance(found, Reply) else None
         if asked is not None:  # the server speaks for all requests to it
+            asked = min(asked, self.endpoint.busy_patience_s)
             self._paused_until = max(self._paused_until, self._clock() + asked)
         await self._sleep(backoff(1 if alive else attempt, self._draw()))
 

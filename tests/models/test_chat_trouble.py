@@ -133,6 +133,13 @@ async def test_a_pause_asked_for_holds_for_calls_that_wait_for_a_slot(serve, cac
     assert client.stats.sent == 6
 
 
+async def test_a_failing_server_cannot_make_a_run_wait_for_a_day(serve, cache):
+    url = await serve(lambda n: said() if n else said(b"", 500, **{"Retry-After": "86400"}))
+    async with asyncio.timeout(15):
+        [answer] = await asked(make_client(url, cache, busy_patience_s=0.1), rewrite_request())
+    assert answer.text == "fine"
+
+
 async def test_a_request_that_breaks_the_model_fails_its_row_and_not_the_stage(serve, cache):
     url = await serve(lambda n: said(b"CUDA error", 500))
     client = make_client(url, cache, max_tries=2)
