@@ -11,24 +11,36 @@ or from a YAML file of the same keys in lower case; the environment wins over th
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from config.errors import RecipeError
 
-ROLES = ("captioner", "reference", "claims")
 Role = Literal["captioner", "reference", "claims"]
+ROLES: tuple[Role, ...] = ("captioner", "reference", "claims")
 
 
 class Endpoint(BaseModel):
     """One OpenAI-compatible endpoint. Prices are dollars per million tokens."""
 
-    model_config = ConfigDict(extra="forbid")
+    # What was given stands in no error: it may hold a key.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     base_url: str | None = None
     api_key: SecretStr | None = None
@@ -39,6 +51,7 @@ class Endpoint(BaseModel):
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     max_tries: Annotated[int, Field(ge=1)] = 8
+    busy_patience_s: Annotated[float, Field(gt=0)] = 900.0
     transport: Literal["aiohttp", "openai"] = "aiohttp"
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     image_transport: Literal["data", "path", "url"] = "data"
@@ -46,6 +59,29 @@ class Endpoint(BaseModel):
     image_tokens: Annotated[int, Field(ge=0)] = 1500
     price_in: Annotated[float, Field(ge=0)] = 0.0
     price_out: Annotated[float, Field(ge=0)] = 0.0
+
+    @field_validator("base_url", "image_url_prefix")
+    @classmethod
+    def _without_secrets(cls, url: str | None) -> str | None:
+        """These are recorded and shown, so they hold no key."""
+        if url is None:
+            return url
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ValueError("not a URL; expected http://host/v1 or the like") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected a URL that starts with http:// or https:// and a host")
+        if parts.username is not None or parts.password is not None or parts.query:
+            raise ValueError(
+                "expected a URL without user, password and query, because it is recorded; "
+                "give the key as api_key"
+            )
+        return url
+
+    @property
+    def free(self) -> bool:
+        return self.price_in == 0 and self.price_out == 0
 
 
 class Budget(BaseModel):
@@ -82,7 +118,10 @@ class Inputs(BaseModel):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="VISPREF_", env_nested_delimiter="__", extra="forbid"
+        env_prefix="VISPREF_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        hide_input_in_errors=True,
     )
 
     captioner: Endpoint = Endpoint()
@@ -103,19 +142,65 @@ class Settings(BaseSettings):
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """Settings from the environment over an optional YAML file. Raises RecipeError."""
-    data: dict[str, Any] = {}
+    """Settings from the environment over an optional YAML file. Raises RecipeError.
+
+    No error shows a value, nor has one behind it that does: any of them may be a key.
+    """
+    data: Any = {}
     if path is not None:
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise RecipeError(f"settings file {path} cannot be read: {error}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"settings file {path} cannot be read: {_where(error)}") from None
+        if not isinstance(data, dict):
+            raise RecipeError(f"settings file {path}: expected keys and values, as in the README")
+    _check_names(os.environ)
     try:
         from_environment = Settings().model_dump(exclude_unset=True)
         return Settings.model_validate(_merge(data, from_environment))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()]
-        raise RecipeError("settings:\n  " + "\n  ".join(lines)) from error
+        raise RecipeError("settings:\n  " + "\n  ".join(lines)) from None
+    except SettingsError as error:
+        raise RecipeError(f"settings: {error}; expected JSON there") from None
+
+
+def check_prices(settings: Settings) -> list[Role]:
+    """The roles whose calls a budget in dollars does not see, because they have no price.
+
+    Raises RecipeError where that is all of them: such a budget would never stop anything.
+    """
+    if settings.budget.dollars is None:
+        return []
+    free = [role for role in ROLES if settings.endpoint(role).free]
+    if len(free) == len(ROLES):
+        raise RecipeError(
+            f"a budget of ${settings.budget.dollars:g} is set, but no endpoint has a price, so "
+            "nothing would ever count against it: set VISPREF_ROLE__PRICE_IN and __PRICE_OUT, or "
+            "VISPREF_BUDGET__TOKENS instead"
+        )
+    return free
+
+
+def _where(error: Exception) -> str:
+    """What is wrong with a file, and in which line, without the line itself."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"it is no YAML from line {error.problem_mark.line + 1} on"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return f"it is no YAML in UTF-8 ({type(error).__name__})"
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    """A misspelt variable would be ignored in silence, a budget for instance. Raises RecipeError."""
+    for name in environment:
+        if not name.upper().startswith("VISPREF_"):
+            continue
+        first = name[len("VISPREF_") :].split("__")[0].lower()
+        if first not in Settings.model_fields:
+            near = difflib.get_close_matches(first, Settings.model_fields, n=1)
+            hint = f" (did you mean VISPREF_{near[0].upper()}?)" if near else ""
+            raise RecipeError(f"settings: the variable {name} is not known{hint}; unset it")
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

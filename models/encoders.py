@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config.errors import RecipeError, RowError, StageStopped
+from config.errors import RecipeError, RefusedImage, RowError, StageStopped
 from config.settings import Embedding
 from models import clip, dino
 from models.devices import Precision, choose_device, choose_precision
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 MAX_WORKERS = 8
+Opened: TypeAlias = "Image.Image | Callable[[], Image.Image]"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Encoder(Protocol):
     @property
     def identity(self) -> ModelIdentity: ...
 
-    def encode(self, images: Sequence[Image.Image]) -> Encoded:
+    def encode(self, images: Sequence[Opened]) -> Encoded:
         """Unit vectors of RGB images, in order. Raises ValueError for an image of another mode."""
         ...
 
@@ -82,8 +83,12 @@ class TorchEncoder:
     def identity(self) -> ModelIdentity:
         return self._identity
 
-    def encode(self, images: Sequence[Image.Image]) -> Encoded:
+    def encode(self, images: Sequence[Opened]) -> Encoded:
         """Unit vectors of RGB images, in order; images are made ready on threads meanwhile.
+
+        An image given as a function is opened on such a thread and let go at once, so that
+        memory is bounded by the threads and not by the number of images; one that its function
+        refuses (RefusedImage) has no vector.
 
         Raises ValueError for an image that is not RGB, RecipeError where the network's vectors
         are not of the length its files state, StageStopped where the device's memory runs out.
@@ -102,7 +107,7 @@ class TorchEncoder:
             failed |= {int(i): "the encoder gave a zero or NaN vector" for i in places[~usable]}
         return Encoded(vectors, dict(sorted(failed.items())))
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Iterator[tuple[int, list[Float32 | str]]]:
+    def _prepared(self, images: Sequence[Opened]) -> Iterator[tuple[int, list[Float32 | str]]]:
         """Batches of inputs (or why there is none); the next one is made ready during this one."""
         starts = range(0, len(images), self._batch_size)
         workers = min(MAX_WORKERS, os.cpu_count() or 1)
@@ -117,10 +122,11 @@ class TorchEncoder:
                 current, waiting = waiting, submit(start + self._batch_size)
                 yield start, [future.result() for future in current]
 
-    def _prepare(self, image: Image.Image) -> Float32 | str:
+    def _prepare(self, image: Opened) -> Float32 | str:
         try:
-            return self._identity.preprocessing.pixels(image)
-        except RowError as error:
+            opened = image() if callable(image) else image
+            return self._identity.preprocessing.pixels(opened)
+        except (RowError, RefusedImage) as error:
             return str(error)
         except OSError as error:
             return f"the image cannot be decoded: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from storage.responses import StoredAnswer
 
 MAX_TEXT = 64 * 1024
 SHOWN_ERROR = 2000
+MAX_COUNT = 10**9  # tokens of one call; a larger count is a mistake
+MIN_SECRET = 8
+DECLINED = frozenset({"refusal", "content_filter"})  # finish_reasons: no answer was given
+TOO_LONG = "too_long"  # the finish_reason of an answer that was not read to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +48,67 @@ class Completion:
 
 
 def parse_completion(body: bytes) -> Completion:
-    """Raises ValueError, KeyError, IndexError or TypeError for any other body."""
+    """A chat completion out of the body of HTTP 200; one without choices or content says "".
+
+    Such an answer was paid for, so it is an answer. Raises ValueError for a body that is none.
+    """
     found = orjson.loads(body)
-    choice = found["choices"][0]
-    message = choice["message"]
-    text = message.get("content") or message.get("refusal") or ""
-    usage = found.get("usage") or {}
+    choices = found.get("choices") if isinstance(found, dict) else None
+    if not isinstance(choices, list):
+        raise ValueError("no choices")
+    choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
+    text, refusal = _text(message.get("content")), _text(message.get("refusal"))
+    reason = choice.get("finish_reason")
+    usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
     return Completion(
-        str(text),
-        choice.get("finish_reason"),
-        str(found.get("model", "")),
+        text or refusal,
+        "refusal" if refusal and not text else reason if isinstance(reason, str) else None,
+        str(found.get("model") or ""),
         _count_or_none(usage.get("prompt_tokens")),
         _count_or_none(usage.get("completion_tokens")),
     )
 
 
+def error_in(body: bytes) -> Reply | None:
+    """The error that a gateway reports with HTTP 200, as the reply it should have been."""
+    try:
+        found = orjson.loads(body)
+    except ValueError:
+        return None
+    error = found.get("error") if isinstance(found, dict) else None
+    if not error or found.get("choices"):
+        return None
+    code = error.get("code") if isinstance(error, dict) else None
+    known = isinstance(code, int) and 400 <= code <= 599
+    return Reply(code if known else 500, {}, body)
+
+
+def _text(content: object) -> str:
+    """A message's text, which may come as a list of parts. Raises ValueError for anything else."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict)]
+        return "".join(t for part in parts if isinstance(t := part.get("text"), str))
+    raise ValueError(f"the content is of type {type(content).__name__}")
+
+
 def _count_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    sane_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+    return value if sane_count else None  # type: ignore[return-value]
+
+
+def redacted(text: str, secret: str | None, limit: int | None = None) -> str:
+    """The text without the key, and only then cut: half a key is a secret too.
+
+    Placeholders ("EMPTY", "none") are words that an answer may hold, and no secret.
+    """
+    if secret is not None and len(secret) >= MIN_SECRET:
+        text = text.replace(secret, "[key]")
+    return text[:limit]
 
 
 def answer_of(stored: StoredAnswer, cached: bool) -> ChatAnswer:
@@ -71,6 +120,10 @@ def answer_of(stored: StoredAnswer, cached: bool) -> ChatAnswer:
 
 def sane(answer: ChatAnswer) -> ChatAnswer:
     """The answer, unless it is larger than any sane one. Raises AnswerTooLong."""
+    if answer.finish_reason == TOO_LONG:
+        raise AnswerTooLong(
+            "the reply is longer than 4 MB; lower max_tokens", spent=spent_on([answer])
+        )
     if len(answer.text) > MAX_TEXT:
         raise AnswerTooLong(
             f"the answer has {len(answer.text):,} characters, expected at most {MAX_TEXT:,}",
@@ -98,10 +151,11 @@ def retry_after(reply: Reply) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

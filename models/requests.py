@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import orjson
 
 from config.digest import bytes_digest
+from config.errors import RecipeError
 from config.settings import Endpoint
 
 
@@ -124,6 +126,12 @@ def _image_url(part: ImagePart, endpoint: Endpoint, images: ImageSource) -> str:
     if endpoint.image_transport == "data":
         return images.data_url(part.digest)
     if endpoint.image_transport == "path":
-        return "file://" + images.full_path(part.digest)
+        path = images.full_path(part.digest)
+        if not path.startswith("/"):
+            raise RecipeError(
+                f"images of {path.partition('://')[0]}:// cannot travel as paths: set "
+                "image_transport to data or url, or use a local root"
+            )
+        return "file://" + quote(path)  # a # or % in a folder's name is part of the path
     prefix = (endpoint.image_url_prefix or "").rstrip("/")
-    return f"{prefix}/{images.path(part.digest)}"
+    return f"{prefix}/{quote(images.path(part.digest))}"

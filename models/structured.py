@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from config.errors import EmptyAnswer, InvalidAnswer, RefusedAnswer, RowError, TruncatedAnswer
+from config.errors import (
+    EmptyAnswer,
+    InvalidAnswer,
+    RefusedAnswer,
+    RowError,
+    Spent,
+    TruncatedAnswer,
+)
 from curation.answers import looks_like_refusal, parse_json_answer
-from models.chat import ChatAnswer, ChatClient, ChatRequest, Message, spent_on
+from models.chat import DECLINED, ChatAnswer, ChatClient, ChatRequest, Message, spent_on
 
 T = TypeVar("T", bound=BaseModel)
 SHOWN_ANSWER = 2000
@@ -39,7 +46,10 @@ async def ask_structured(
     answers: list[ChatAnswer] = []
     asked, problem = request, ""
     for _ in range(max_asks):
-        answer = await client.ask(asked)
+        try:
+            answer = await client.ask(asked)
+        except RowError as error:
+            raise _with_earlier(error, answers) from error
         answers.append(answer)
         try:
             value = _read(answer, model)
@@ -72,14 +82,25 @@ def _correction(text: str, problem: str) -> tuple[Message, ...]:
     )
 
 
+def _with_earlier(error: RowError, answers: list[ChatAnswer]) -> RowError:
+    """The error of a later ask, with what the earlier ones said and cost."""
+    before, now = spent_on(answers), error.spent
+    spent = Spent(*(a + b for a, b in zip(astuple(before), astuple(now), strict=True)))
+    raw_text = error.raw_text
+    if raw_text is None and answers:
+        raw_text = answers[-1].text
+    attempts = len(answers) + error.attempts
+    return type(error)(str(error), raw_text=raw_text, attempts=attempts, spent=spent)
+
+
 def _failure(answers: list[ChatAnswer], problem: str) -> RowError:
     last = answers[-1]
     kind: type[RowError] = InvalidAnswer
     if not last.text.strip():
-        kind = EmptyAnswer
+        kind = RefusedAnswer if last.finish_reason in DECLINED else EmptyAnswer
     elif last.finish_reason == "length":
         kind = TruncatedAnswer
-    elif looks_like_refusal(last.text):
+    elif last.finish_reason in DECLINED or looks_like_refusal(last.text):
         kind = RefusedAnswer
     return kind(
         f"asked {len(answers)} times: {problem}",

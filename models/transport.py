@@ -7,6 +7,7 @@ through that client, for gateways that need its behaviour.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,6 +17,8 @@ import aiohttp
 from config.settings import Endpoint
 
 MAX_BODY = 4 * 1024 * 1024
+EITHER_HEADER = 47  # zlib: gzip's or zlib's own
+HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 TransportName = Literal["aiohttp", "openai"]
 
 
@@ -52,8 +55,9 @@ def make_transport(name: TransportName, endpoint: Endpoint) -> Transport:
     return AiohttpTransport(endpoint) if name == "aiohttp" else OpenAITransport(endpoint)
 
 
-def _key(endpoint: Endpoint) -> str | None:
-    return None if endpoint.api_key is None else endpoint.api_key.get_secret_value()
+def key_of(endpoint: Endpoint) -> str | None:
+    """The endpoint's key, without the line's end that a key read from a file may carry."""
+    return None if endpoint.api_key is None else endpoint.api_key.get_secret_value().strip()
 
 
 class AiohttpTransport:
@@ -61,8 +65,8 @@ class AiohttpTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._base = str(endpoint.base_url).rstrip("/")
-        self._headers = {"Content-Type": "application/json"}
-        key = _key(endpoint)
+        self._headers = dict(HEADERS)
+        key = key_of(endpoint)
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
         self._timeout = aiohttp.ClientTimeout(
@@ -78,6 +82,7 @@ class AiohttpTransport:
                 headers=self._headers,
                 connector=aiohttp.TCPConnector(limit=self._concurrency),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # or a small body could become a very large one
             )
         return self._opened
 
@@ -106,15 +111,31 @@ class AiohttpTransport:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, its compression undone. Raises BodyTooLong, and TransportFault where it is broken.
+
+    None is asked for, but a gateway may compress all the same.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise TransportFault(f"the reply is encoded as {encoding[:40]!r}, unasked")
     length = response.content_length
-    if length is not None and length <= MAX_BODY:
+    if encoding == "identity" and length is not None and length <= MAX_BODY:
         return await response.read()
+    undo = None if encoding == "identity" else zlib.decompressobj(EITHER_HEADER)
     body = bytearray()
     async for chunk in response.content.iter_any():
-        body += chunk
+        body += chunk if undo is None else _inflated(undo, chunk, MAX_BODY + 1 - len(body))
         if len(body) > MAX_BODY:
             raise BodyTooLong
     return bytes(body)
+
+
+def _inflated(undo: Any, chunk: bytes, limit: int) -> bytes:
+    try:
+        found: bytes = undo.decompress(chunk, limit)
+    except zlib.error as error:
+        raise TransportFault(f"the compressed reply is broken: {error}") from error
+    return found
 
 
 class OpenAITransport:
@@ -128,16 +149,18 @@ class OpenAITransport:
         limits = httpx2.Limits(max_connections=endpoint.concurrency)
         self._timeout_s = endpoint.timeout_s
         self._client = AsyncOpenAI(
-            api_key=_key(endpoint) or "none",
+            api_key=key_of(endpoint) or "none",
             base_url=endpoint.base_url,
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAioHttpClient(timeout=timeout, limits=limits),
+            http_client=DefaultAioHttpClient(
+                timeout=timeout, limits=limits, follow_redirects=False, trust_env=False
+            ),
         )
         self._raw: Any = httpx2.Response
 
     async def post(self, path: str, body: bytes) -> Reply:
-        options: Any = {"headers": {"Content-Type": "application/json"}}
+        options: Any = {"headers": dict(HEADERS)}
         return await self._guarded(
             self._client.post(path, cast_to=self._raw, content=body, options=options)
         )

@@ -12,7 +12,7 @@ from sources.rows import BadRow, Row
 
 
 def csv_columns(path: Path) -> list[str]:
-    """The header's names. Raises InputError where there is none or a name stands twice."""
+    """The header's names. Raises InputError where there is none it can use."""
     try:
         with _open(path) as stream:
             header = next(csv.reader(stream), [])
@@ -22,6 +22,10 @@ def csv_columns(path: Path) -> list[str]:
         raise InputError(f"{path} has no readable header: {error}") from error
     if not header:
         raise InputError(f"{path} is empty: expected a line of column names")
+    try:
+        "".join(header).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the header is not UTF-8: save the file as UTF-8") from None
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise InputError(f"{path}: columns stand twice in the header: {', '.join(twice)}")

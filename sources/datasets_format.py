@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from config.errors import InputError
 from sources.parquet_format import BATCH_ROWS, arrow_rows
+from sources.records import shown
 from sources.rows import Row
 
 
@@ -22,8 +24,9 @@ def open_datasets(path: Path, split: str | None) -> Any:
     import datasets  # takes seconds: only where such a directory is given
 
     try:
+        _check_inside(path)
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise InputError(f"{path} is not a readable `datasets` directory: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
         return _choose(path, dict(loaded), split)
@@ -43,6 +46,24 @@ def datasets_rows(dataset: Any, columns: Sequence[str]) -> Iterator[Row]:
             yield from arrow_rows(batch)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"a `datasets` directory's rows cannot be read: {error}") from error
+
+
+def _check_inside(path: Path) -> None:
+    """Its own files say which others to read: only plain names beside them will do."""
+    top, folders = path / "dataset_dict.json", [path]
+    if top.is_file():
+        splits = json.loads(top.read_bytes())["splits"]
+        _plain(path, splits)
+        folders = [path / split for split in splits]
+    for folder in folders:
+        state = json.loads((folder / "state.json").read_bytes())
+        _plain(path, [file["filename"] for file in state["_data_files"]])
+
+
+def _plain(path: Path, names: Sequence[object]) -> None:
+    for name in names:
+        if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+            raise InputError(f"{path} names {shown(name)}; expected a name inside the directory")
 
 
 def _choose(path: Path, splits: dict[str, Any], split: str | None) -> Any:

@@ -80,6 +80,8 @@ def is_reachable(address: Address, allow_private: bool) -> bool:
     is judged by both.
     """
     if isinstance(address, ipaddress.IPv6Address):
+        if address.is_site_local:  # given up for fc00::/7, and still in use behind routers
+            return allow_private
         if address.ipv4_mapped is not None:
             return is_reachable(address.ipv4_mapped, allow_private)
         for carried in _carried(address):
@@ -130,7 +132,9 @@ def _parse(url: str) -> URL:
     try:
         return URL(url)
     except ValueError as error:
-        raise RefusedImage("url_not_allowed", f"{shown(url)} is not a URL") from error
+        raise RefusedImage(
+            "url_not_allowed", "the text is not a URL; expected http://..."
+        ) from error
 
 
 async def _follow(url: URL, inputs: Inputs) -> bytes:

@@ -16,23 +16,36 @@ def folder_rows(folder: Path, leave_out: Path | None) -> Iterator[Row]:
     """Every file below a folder, in the order of names, folder by folder.
 
     Files that are no images are not skipped: they are refused by name when they are read. Linked
-    folders are not walked into; each is one bad row. `leave_out` is the prompts file.
+    folders are not walked into, and those further down may not be readable; each is one bad row.
+    `leave_out` is the prompts file. Raises InputError where `folder` itself cannot be read.
     """
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = _entries(folder)
     except OSError as error:
         raise InputError(f"folder {shown(str(folder))} cannot be read: {error.strerror}") from error
-    for entry in entries:
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from folder_rows(path, leave_out)
-        elif entry.is_dir():
+    waiting = entries[::-1]
+    while waiting:
+        entry = waiting.pop()
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                waiting += _entries(Path(entry.path))[::-1]
+                continue
+            linked = entry.is_dir()
+        except OSError as error:  # no right to read it, or a link to itself
+            yield BadRow(f"{shown(entry.path)} cannot be read: {error.strerror}")
+            continue
+        if linked:
             yield BadRow(
                 f"{shown(entry.path)} is a link to a folder, which is not followed: "
                 "give that folder as an input of its own"
             )
-        elif leave_out is None or path != leave_out:
+        elif leave_out is None or Path(entry.path) != leave_out:
             yield _row(entry.path)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
 
 
 def glob_rows(pattern: str) -> Iterator[Row]:

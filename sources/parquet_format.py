@@ -17,9 +17,13 @@ BATCH_ROWS = 64  # rows may carry whole image files
 def parquet_columns(path: Path) -> list[str]:
     """The names of the top-level columns. Raises InputError where the file is no Parquet."""
     try:
-        return list(pq.read_schema(path).names)
+        names = list(pq.read_schema(path).names)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: columns stand twice: {', '.join(twice)}; rename them")
+    return names
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:

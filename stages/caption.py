@@ -8,7 +8,7 @@ from config.digest import seed_of, text_digest
 from config.errors import EmptyAnswer, RefusedAnswer, TruncatedAnswer
 from config.settings import Role
 from curation.answers import looks_like_refusal
-from models.chat import ChatAnswer, ChatClient, ChatRequest, ImagePart, Message, spent_on
+from models.chat import DECLINED, ChatAnswer, ChatClient, ChatRequest, ImagePart, Message, spent_on
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import CAPTION
 from stages.units import units_sql, with_image_paths
@@ -71,10 +71,10 @@ def _message(role: str, text: str, image: str) -> Message:
 def _check(answer: ChatAnswer, text: str, max_tokens: int) -> None:
     """Raises RowError for a caption that claims cannot be held against."""
     spent = spent_on([answer])
+    if answer.finish_reason in DECLINED or looks_like_refusal(text):
+        raise RefusedAnswer("the captioner declined", raw_text=text, spent=spent)
     if not text:
         raise EmptyAnswer("the captioner answered nothing", raw_text=answer.text, spent=spent)
-    if looks_like_refusal(text):
-        raise RefusedAnswer("the captioner declined", raw_text=text, spent=spent)
     if answer.finish_reason == "length":
         raise TruncatedAnswer(
             f"the caption stopped at max_tokens = {max_tokens}; "

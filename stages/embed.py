@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -22,8 +22,6 @@ from stages.units import images_sql
 from storage import parts
 from storage.schemas import FAILURES
 from storage.vectors import embedded_keys, write_vectors
-
-READERS = 4
 
 
 def pending_images(work: Work, stage: str) -> list[Row]:
@@ -59,41 +57,37 @@ class EmbedRunner:
 
     def run(self, rows: list[Row]) -> dict[str, Any]:
         """Embeds key and path rows; gives a receipt (JSON values)."""
-        with ThreadPoolExecutor(READERS) as pool:
-            opened = list(pool.map(self._open, rows))
-        reasons = {
-            row["key"]: found
-            for row, found in zip(rows, opened, strict=True)
-            if isinstance(found, tuple)
-        }
-        keys = [row["key"] for row in rows if row["key"] not in reasons]
-        images = [found for found in opened if not isinstance(found, tuple)]
+        kinds: dict[str, str] = {}
+        encoded = self.encoder().encode([partial(self._open, row, kinds) for row in rows])
+        good = [place for place in range(len(rows)) if place not in encoded.failed]
         recipe = self.work.chain.of(self.stage)
-        good, path = [], None
-        if images:
-            encoded = self.encoder().encode(images)
-            good = [place for place in range(len(images)) if place not in encoded.failed]
-            reasons |= {keys[at]: ("UnusableVector", why) for at, why in encoded.failed.items()}
-            if good:
-                path = write_vectors(
-                    self.work.root, recipe, [keys[at] for at in good], encoded.vectors[good]
-                )
-        if reasons:
-            self._fail(reasons, recipe)
-        self.work.progress.add(self.stage, done=len(good), failed=len(reasons))
-        return {"stage": self.stage, "part": path, "rows": len(good), "failures": len(reasons)}
+        path = None
+        if good:
+            keys = [rows[place]["key"] for place in good]
+            path = write_vectors(self.work.root, recipe, keys, encoded.vectors[good])
+        failed = {rows[place]["key"]: why for place, why in encoded.failed.items()}
+        if failed:
+            self._fail(
+                {key: (kinds.get(key, "UnusableVector"), why) for key, why in failed.items()},
+                recipe,
+            )
+        self.work.progress.add(self.stage, done=len(good), failed=len(failed))
+        return {"stage": self.stage, "part": path, "rows": len(good), "failures": len(failed)}
 
-    def _open(self, row: Row) -> Image.Image | tuple[str, str]:
-        """The image, or the class of error and message for its row of `failures`."""
+    def _open(self, row: Row, kinds: dict[str, str]) -> Image.Image:
+        """The image. Raises RefusedImage, with its row's class of error noted in `kinds`."""
         try:
             return upright_rgb(self.work.root.read_bytes(row["path"]))
         except FileMissing as error:
-            return (
-                "InputMissing",
-                f"{error}; ingest the input again, which stores the image anew",
-            )
+            kinds[row["key"]] = "InputMissing"
+            raise RefusedImage(
+                "missing", f"{error}; ingest the input again, which stores the image anew"
+            ) from error
         except (RefusedImage, OSError, ValueError, SyntaxError) as error:  # a damaged file
-            return "UnreadableImage", f"{row['path']}: {type(error).__name__}: {error}"
+            kinds[row["key"]] = "UnreadableImage"
+            raise RefusedImage(
+                "truncated", f"{row['path']}: {type(error).__name__}: {error}"
+            ) from error
 
     def _fail(self, reasons: dict[str, tuple[str, str]], recipe: str) -> None:
         failed: list[Row] = [

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from config.digest import image_digest
+from config.digest import image_digest, text_digest
 from config.errors import InputError, RefusedImage, VisprefError
+from sources.fetch import shown_url
 from sources.inspect import render_view
 from sources.load import ImageLoader, LoadedImage
 from sources.readers import read_records
@@ -114,9 +115,14 @@ def _known(tables: Tables, chunk: list[Record]) -> dict[str, Known]:
 
 
 def _place(record: Record) -> str | None:
+    """Where the image lies. A URL's user and query may hold keys: their digest stands for them."""
     if isinstance(record.image, PathRef):
         return str(record.image.path)
-    return record.image.url if isinstance(record.image, UrlRef) else None
+    if not isinstance(record.image, UrlRef):
+        return None
+    url = record.image.url
+    shown = shown_url(url)
+    return url if shown == url else f"{shown}#{text_digest(url)}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Sample K answers of the reference model to (m, x) and to (m', x) (SymMPO step 2).
 
 One call a sample, seed = hash(row, k): every sample can be made again, and raising K pays for
-the added samples alone.
+the added samples alone. An answer cut at max_tokens is kept, as any user of the model would
+see it; its `finish_reason` is "length".
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from config.digest import seed_of, text_digest
-from config.errors import EmptyAnswer
+from config.errors import EmptyAnswer, RefusedAnswer
 from config.settings import Role
-from models.chat import ChatClient, ChatRequest, ImagePart, Message, spent_on
+from models.chat import DECLINED, ChatClient, ChatRequest, ImagePart, Message, spent_on
 from stages.base import Outcome, Row, Work, call_columns, row_identity
 from stages.chain import RESAMPLE
 from stages.units import units_sql, with_image_paths
@@ -56,6 +57,12 @@ class ResampleStage:
                     nonce=nonce,
                 )
             )
+            if answer.finish_reason in DECLINED:
+                raise RefusedAnswer(
+                    f"a filter took the answer's place (finish_reason {answer.finish_reason!r})",
+                    raw_text=answer.text,
+                    spent=spent_on([answer]),
+                )
             if not answer.text.strip():
                 raise EmptyAnswer(
                     "the reference model answered nothing",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import logging
 import platform
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 from config.errors import RecipeError
 from config.recipe import Recipe
-from config.settings import ROLES, Role, Settings
+from config.settings import ROLES, Role, Settings, check_prices
 from models.budget import BudgetGuard
 from models.chat import ChatClient
 from models.identity import identify
@@ -37,6 +38,8 @@ CALL_STAGES: tuple[CallStage, ...] = (
     ExtractStage(),
     RewriteStage(),
 )
+
+log = logging.getLogger("vispref.run")
 
 RECORDED_PACKAGES = (
     "vispref", "torch", "transformers", "open_clip_torch", "faiss-cpu", "faiss-gpu", "numpy",
@@ -168,7 +171,12 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(work: Work) -> AsyncIterator[Clients]:
-    """A role without an endpoint has no client; only a stage with pending rows asks for one."""
+    """A role without an endpoint has no client; only a stage with pending rows asks for one.
+
+    Raises RecipeError for a budget in dollars where no endpoint has a price.
+    """
+    for role in check_prices(work.settings):
+        log.warning("%s has no price: the budget in dollars does not count its calls", role)
     cache = ResponseCache(work.settings.cache_dir)
     dollars, tokens = cache.spent(work.root.id)
     budget = BudgetGuard(work.settings.budget, dollars, tokens)

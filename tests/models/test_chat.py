@@ -10,6 +10,7 @@ from config.errors import (
     BudgetExhausted,
     EndpointDown,
     KeyRejected,
+    RecipeError,
     RequestRejected,
     StorageError,
 )
@@ -237,6 +238,20 @@ def test_images_travel_as_the_endpoint_wants_them():
             update={"image_transport": how, "image_url_prefix": "https://cdn/set/"}
         )
         assert url in wire_body(request, endpoint, Images(), "none")
+
+
+def test_a_path_is_written_as_a_url_and_must_be_one_of_this_machine():
+    class Elsewhere(Images):
+        def __init__(self, path):
+            self.full_path = lambda digest: path
+
+    request = rewrite_request(messages=(Message("user", (ImagePart("ab"), "What is this?")),))
+    endpoint = make_client("http://x/v1", None).endpoint
+    endpoint = endpoint.model_copy(update={"image_transport": "path"})
+    body = wire_body(request, endpoint, Elsewhere("/my set #1/a.png"), "none")
+    assert b"file:///my%20set%20%231/a.png" in body
+    with pytest.raises(RecipeError, match="local root"):
+        wire_body(request, endpoint, Elsewhere("s3://bucket/a.png"), "none")
 
 
 def test_retry_after_is_seconds_or_a_date():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from config.errors import RecipeError, StageStopped
+from config.errors import RecipeError, RefusedImage, StageStopped
 from config.settings import Embedding
 from miniature.checkpoints import make_clip, make_dino
-from models.encoders import TorchEncoder, load_encoder
+from models.encoders import MAX_WORKERS, TorchEncoder, load_encoder
 from models.identity import identify
 
 CPU = Embedding(device="cpu", batch_size=4)
@@ -180,6 +181,30 @@ def test_an_image_that_cannot_be_encoded_fails_alone(clip_encoder, photos, tmp_p
     assert not found.vectors[[1, 3]].any()
     right = clip_encoder.encode(photos[:5]).vectors
     assert np.array_equal(found.vectors[[0, 2, 4, 5, 6]], right)
+
+
+def test_images_are_opened_one_by_one_and_a_refused_one_fails_alone(clip_encoder, photos):
+    """Two hundred photographs decoded at once would not fit in memory."""
+    alive, most = set(), [0]
+
+    class Watched:
+        def __init__(self, number, image):
+            self.number, self.image = number, image
+
+        def __call__(self):
+            if self.number == 2:
+                raise RefusedImage("truncated", "cut off")
+            opened = self.image.copy()
+            alive.add(self.number)
+            weakref.finalize(opened, alive.discard, self.number)
+            most[0] = max(most[0], len(alive))
+            return opened
+
+    many = [photos[n % 5] for n in range(60)]
+    found = clip_encoder.encode([Watched(n, image) for n, image in enumerate(many)])
+    assert found.failed == {2: "cut off"}
+    assert np.array_equal(found.vectors[:2], clip_encoder.encode(many[:2]).vectors)
+    assert most[0] <= MAX_WORKERS
 
 
 def jpeg(image):

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from config.errors import EmptyAnswer, InvalidAnswer, RefusedAnswer, TruncatedAnswer
+from config.errors import (
+    EmptyAnswer,
+    InvalidAnswer,
+    RefusedAnswer,
+    RequestRejected,
+    TruncatedAnswer,
+)
 from miniature.server import StandInServer
 from models.structured import ask_structured
 from storage.responses import ResponseCache
@@ -32,7 +38,7 @@ async def ask(tmp_path):
                 client, rewrite_request(**changes), Rewrite, max_asks=max_asks, check=check
             )
 
-        run.server = server
+        run.server, run.client = server, client
         yield run
         await client.aclose()
     cache.close()
@@ -89,3 +95,21 @@ async def test_what_was_paid_once_is_not_paid_again(ask):
     assert ask.server.stats()["calls"] == before
     assert [answer.cached for answer in found.answers] == [True, True]
     assert json.loads(found.answers[-1].text)["chosen"]
+
+
+async def test_what_the_first_ask_cost_stands_on_a_row_whose_second_ask_is_refused(ask):
+    ask.server.set_faults(["truncated_json:1"])
+    client = ask.client
+
+    class Rejecting:
+        async def ask(self, request):
+            if len(request.messages) > 2:
+                raise RequestRejected("too long for the model", attempts=1)
+            return await client.ask(request)
+
+    with pytest.raises(RequestRejected, match="too long") as failed:
+        await ask_structured(Rejecting(), rewrite_request(), Rewrite, max_asks=3)
+    assert failed.value.attempts == 2
+    assert failed.value.spent.calls == 1
+    assert failed.value.spent.prompt_tokens > 0
+    assert failed.value.raw_text

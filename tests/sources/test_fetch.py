@@ -102,6 +102,7 @@ async def test_loopback_is_refused_by_default(image_server: Any, host: str) -> N
         ("172.16.0.1", False, True),
         ("192.168.1.1", False, True),
         ("fc00::1", False, True),
+        ("fec0::1", False, True),  # site-local, as old routers have it
         ("64:ff9b::a00:1", False, True),  # NAT64 of 10.0.0.1
         ("169.254.169.254", False, False),
         ("::ffff:169.254.169.254", False, False),
@@ -226,3 +227,9 @@ async def test_messages_hold_no_keys(image_server: Any) -> None:
         await fetch("http://user:s3cret@192.0.2.1/a.png", open_inputs())
     assert "s3cret" not in str(caught.value)
     assert shown_url("https://h/a.png?k=1") == "https://h/a.png"
+
+
+async def test_a_text_that_is_no_url_is_not_shown_for_it_may_hold_a_key() -> None:
+    with pytest.raises(RefusedImage) as caught:
+        await fetch("http://[::1/a.png?key=secret", open_inputs())
+    assert "secret" not in str(caught.value)

@@ -4,6 +4,8 @@ import csv
 import io
 import itertools
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,12 @@ class TestParquet:
         pq.write_table(table, tmp_path / "rows.parquet")
         assert reasons(read(tmp_path / "rows.parquet")) == [None, "bad_record", None]
 
+    def test_a_column_that_stands_twice_is_an_error(self, tmp_path: Path) -> None:
+        table = pa.table([["a.png"], ["x"], ["y"]], names=["image", "prompt", "prompt"])
+        pq.write_table(table, tmp_path / "rows.parquet")
+        with pytest.raises(InputError, match="stand twice: prompt"):
+            read(tmp_path / "rows.parquet")
+
     def test_what_is_no_parquet_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "rows.parquet").write_bytes(b"PAR1 no")
         with pytest.raises(InputError, match="not a readable Parquet file"):
@@ -329,6 +337,34 @@ class TestDatasets:
         with pytest.raises(InputError, match="no splits to choose from"):
             read(saved / "one", split="train")
 
+    @pytest.mark.parametrize(
+        "names", [["../one/data-00000-of-00001.arrow"], ["/etc/passwd"], [".."], [3]]
+    )
+    def test_a_directory_that_names_files_elsewhere_is_refused(
+        self, saved: Path, tmp_path: Path, names: list[Any]
+    ) -> None:
+        shutil.copytree(saved / "one", tmp_path / "one")
+        shutil.copytree(saved / "one", tmp_path / "bad")
+        state = json.loads((tmp_path / "bad/state.json").read_text())
+        state["_data_files"] = [{"filename": name} for name in names]
+        (tmp_path / "bad/state.json").write_text(json.dumps(state))
+        with pytest.raises(InputError, match="inside the directory"):
+            read(tmp_path / "bad")
+
+    def test_a_split_elsewhere_is_refused(self, saved: Path, tmp_path: Path) -> None:
+        shutil.copytree(saved / "one", tmp_path / "one")
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad/dataset_dict.json").write_text('{"splits": ["../one"]}')
+        with pytest.raises(InputError, match="inside the directory"):
+            read(tmp_path / "bad")
+
+    def test_features_that_make_no_sense_are_an_error(self, saved: Path, tmp_path: Path) -> None:
+        shutil.copytree(saved / "one", tmp_path / "bad")
+        info = json.loads((tmp_path / "bad/dataset_info.json").read_text())
+        (tmp_path / "bad/dataset_info.json").write_text(json.dumps({**info, "features": "x"}))
+        with pytest.raises(InputError, match="not a readable `datasets` directory"):
+            read(tmp_path / "bad")
+
     def test_a_broken_directory_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "state.json").write_text("{}")
         with pytest.raises(InputError, match="not a readable `datasets` directory"):
@@ -351,3 +387,28 @@ def test_the_photos_read_and_inspect() -> None:
         info = loader.load(PathRef(path)).info
         assert (info.format, info.suffix) == ("JPEG", ".jpg")
         assert min(info.width, info.height) > 0
+
+
+def test_a_csv_in_utf_16_is_an_error_that_can_be_printed(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("image,prompt\na.png,x\n".encode("utf-16"))
+    with pytest.raises(InputError, match="not UTF-8") as refused:
+        read(tmp_path / "rows.csv")
+    assert str(refused.value).encode()
+
+
+def test_what_cannot_be_read_in_a_folder_is_one_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "d.png").write_bytes(b"x")
+    os.symlink("b", tmp_path / "b")  # a link to itself
+    scandir = os.scandir
+
+    def guarded(folder: Path) -> Any:
+        if Path(folder).name == "c":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    records = read(tmp_path, prompts=("A?",))
+    assert reasons(records) == ["bad_record", "bad_record", None]

@@ -333,6 +333,8 @@ def test_garbage_in_the_input_is_refused_row_by_row(
         json.dumps({"id": "c", "image": "/etc/passwd", "prompt": "x"}) + "\n",
         json.dumps({"id": "d", "image": "http://127.0.0.1/x.png", "prompt": "x"}) + "\n",
         json.dumps({"id": "e", "image": "images/gone.png", "prompt": "x"}) + "\n",
+        json.dumps({"id": "f", "image": "a\0b", "prompt": "x"}) + "\n",
+        json.dumps({"id": "g", "image": "http://u:s3cret@h/x?sig=s3cret", "prompt": "x"}) + "\n",
         lines_of(world)[0],
     ]
     settings = make_settings(server.base_url)
@@ -350,8 +352,12 @@ def test_garbage_in_the_input_is_refused_row_by_row(
         ("refused", "outside_allowed_folders"),
         ("refused", "url_not_allowed"),
         ("refused", "missing"),
+        ("refused", "missing"),
+        ("refused", "url_not_allowed"),
         ("duplicate", None),
     ]
+    kept = query(Root(tmp_path / "set"), "SELECT path, message FROM inputs").to_pylist()
+    assert "s3cret" not in repr(kept)
     assert receipt["rows"] == len(lines_of(world))
 
 
