@@ -90,13 +90,14 @@ class Tables:
 
     def history(self, table: str) -> str:
         """SQL for one table under all its recipe digests, with the digest as column `recipe`."""
+        own = "EXCLUDE (recipe)" if "recipe" in TABLES[table].names else ""  # failures name theirs
         selects = [
-            f"SELECT *, '{recipe}' AS recipe FROM {self.source(table, recipe)}"
+            f"SELECT * {own}, '{recipe}' AS recipe FROM {self.source(table, recipe)}"
             for recipe in parts.recipes(self.root, table)
             if parts.paths(self.root, table, recipe)
         ]
         if not selects:
-            selects = [f"SELECT *, '' AS recipe FROM {empty_source(TABLES[table])}"]
+            selects = [f"SELECT * {own}, '' AS recipe FROM {empty_source(TABLES[table])}"]
         return "(" + " UNION ALL BY NAME ".join(selects) + ")"
 
 

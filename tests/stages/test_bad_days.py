@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
 
+from config.errors import RefusedImage
 from config.recipe import load_recipe
 from config.settings import Settings
 from sources.spec import InputSpec
@@ -70,13 +72,17 @@ def test_an_image_dino_cannot_embed_leaves_an_unknown_cosine(
     spec, server, build, make_recipe, make_settings, tmp_path, monkeypatch
 ):
     whole = EmbedRunner._open
-    bad = []
+    bad, one_by_one = [], threading.Lock()
 
-    def opened(self, row):
-        if self.stage == EMBED_DINO and (not bad or row["key"] in bad):
-            bad.append(row["key"])
-            return "UnreadableImage", "damaged"
-        return whole(self, row)
+    def opened(self, row, kinds):
+        with one_by_one:
+            damaged = self.stage == EMBED_DINO and (not bad or row["key"] in bad)
+            if damaged:
+                bad.append(row["key"])
+        if damaged:
+            kinds[row["key"]] = "UnreadableImage"
+            raise RefusedImage("truncated", "damaged")
+        return whole(self, row, kinds)
 
     monkeypatch.setattr(EmbedRunner, "_open", opened)
     _, work = build(tmp_path / "set", make_recipe(), make_settings(server.base_url), spec)

@@ -41,6 +41,18 @@ def test_views_show_the_current_recipe_and_history_all(root):
     ]
 
 
+def test_failures_of_several_recipes_stand_in_the_history(root):
+    for stage in ("caption", "rewrite"):
+        failure = {"stage": stage, "recipe": f"recipe-{stage}", "key": "a", "unit": "a"}
+        parts.write_rows(root, "failures", f"recipe-{stage}", [failure], TABLES["failures"])
+    write_catalog(root)
+    found = query(root, "SELECT stage, recipe FROM history.failures ORDER BY 1").to_pylist()
+    assert found == [
+        {"stage": "caption", "recipe": "recipe-caption"},
+        {"stage": "rewrite", "recipe": "recipe-rewrite"},
+    ]
+
+
 def test_every_view_answers_on_a_root_that_holds_nothing(tmp_path):
     empty = Root(tmp_path / "empty")
     for view in ("rows", "images", "preferences", "lineage", "failures", "history.claims"):
