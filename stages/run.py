@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from config.errors import RecipeError
+from config.errors import RecipeError, StorageError
 from config.recipe import Recipe
 from config.settings import ROLES, Role, Settings, check_prices
 from models.budget import BudgetGuard
@@ -39,6 +39,7 @@ CALL_STAGES: tuple[CallStage, ...] = (
     RewriteStage(),
 )
 
+SPENT = "spent.json"  # under runs/<run>/
 log = logging.getLogger("vispref.run")
 
 RECORDED_PACKAGES = (
@@ -178,7 +179,8 @@ async def open_clients(work: Work) -> AsyncIterator[Clients]:
     for role in check_prices(work.settings):
         log.warning("%s has no price: the budget in dollars does not count its calls", role)
     cache = ResponseCache(work.settings.cache_dir)
-    dollars, tokens = cache.spent(work.root.id)
+    kept, told = cache.spent(work.root.id), spent_by_runs(work.root)
+    dollars, tokens = max(kept[0], told[0]), max(kept[1], told[1])
     budget = BudgetGuard(work.settings.budget, dollars, tokens)
     images = ImageStore(work.root)
     clients = Clients({}, images, cache)
@@ -193,3 +195,23 @@ async def open_clients(work: Work) -> AsyncIterator[Clients]:
         yield clients
     finally:
         await clients.aclose()
+        _record_spending(work, budget.dollars - dollars, budget.tokens - tokens)
+
+
+def spent_by_runs(root: Root) -> tuple[float, int]:
+    """Dollars and tokens by the records of ended runs, whichever cache they used.
+
+    The cache knows what a killed run spent as well, but another machine has another cache.
+    """
+    records = [root.read_json(f"{run}/{SPENT}") for run in root.list("runs")]
+    found = [record for record in records if record is not None]
+    return sum(r["dollars"] for r in found), sum(r["tokens"] for r in found)
+
+
+def _record_spending(work: Work, dollars: float, tokens: int) -> None:
+    if tokens == 0:
+        return
+    try:
+        work.root.write_json(f"runs/{work.run_id}/{SPENT}", {"dollars": dollars, "tokens": tokens})
+    except StorageError as error:  # the reason why the run ends is told, not this one
+        log.warning("what this run spent stands in the response cache alone: %s", error)

@@ -268,6 +268,10 @@ def test_the_budget_stops_cleanly_and_a_higher_one_goes_on(
     with pytest.raises(BudgetExhausted, match="VISPREF_BUDGET__TOKENS"):
         build(root, recipe, small, spec_of(world))
     paid = server.stats()["calls"]
+    elsewhere = make_settings(server.base_url, cache="elsewhere", budget=Budget(tokens=60_000))
+    with pytest.raises(BudgetExhausted, match="VISPREF_BUDGET__TOKENS"):
+        build(root, recipe, elsewhere)  # another machine has another cache and the same limit
+    assert server.stats()["calls"] == paid
     _, work = build(root, recipe, make_settings(server.base_url))
     other, undisturbed = tmp_path / "other", make_settings(server.base_url, cache="other")
     build(other, recipe, undisturbed, spec_of(world))
