@@ -7,21 +7,19 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from cli.showing import Planned, print_outcome
 from config.errors import InputError, RecipeError, RowError
 from config.recipe import Recipe, load_recipe, parse_recipe
-from config.settings import Budget, load_settings
+from config.settings import load_settings
 from sources.spec import InputSpec
 from storage.catalog import read_current
 from storage.root import Root
-
-if TYPE_CHECKING:
-    from stages.plan import StagePlan
 
 Source = dict[str, Any] | None
 
@@ -144,7 +142,6 @@ def run_build(
     quiet_prefect()
     quiet_bars()
     from cli.progress import live
-    from cli.showing import print_outcome
     from flows.build import SHOWN, TELL, build_dataset
     from stages.base import Progress
 
@@ -165,16 +162,6 @@ def run_build(
         )
     print_outcome(root, progress, receipt)
     return receipt
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The stages' plans, what this root has spent, and its budget."""
-
-    stages: list[StagePlan]
-    spent: float
-    spent_tokens: int
-    budget: Budget
 
 
 def plan(

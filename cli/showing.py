@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,13 +12,24 @@ from rich.text import Text
 from cli.progress import human_time
 from cli.results import arrow_table, built_root, console
 from config.errors import StorageError
+from config.settings import Budget
 from storage.catalog import query, read_current, write_catalog
 from storage.root import Root
 
 if TYPE_CHECKING:
-    from cli.running import Planned
+    from stages.plan import StagePlan
 
 VERDICT_COLOURS = {"consistent": "green", "inconsistent": "red", "unverifiable": "yellow"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The stages' plans, what this root has spent, and its budget."""
+
+    stages: list[StagePlan]
+    spent: float
+    spent_tokens: int
+    budget: Budget
 
 
 def print_plan(planned: Planned) -> None:

@@ -1,5 +1,4 @@
-from cli.running import Planned
-from cli.showing import print_plan, summary
+from cli.showing import Planned, print_plan, summary
 from config.settings import Budget
 from stages.plan import StagePlan
 
