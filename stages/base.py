@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from config.digest import text_digest
-from config.recipe import Recipe
+from config.recipe import Recipe, Structured
 from config.settings import Role, Settings
-from models.chat import ChatAnswer, ChatClient
+from models.chat import ChatAnswer, ChatClient, ChatRequest, Message
+from prompts import Prompt, data_block
 from stages.chain import Chain
 from storage.images import ImageStore
 from storage.root import Root
 from storage.tables import Tables
 
 Row = dict[str, Any]
+AnswerSchema = tuple[str, Mapping[str, Any]]  # its name and the JSON schema
 
 
 @dataclass
@@ -148,6 +150,26 @@ class CallStage(Protocol):
         """Makes the function that does one unit. It is given the unit and a nonce: 0, or how
         often the unit has failed before when a fresh answer is to be paid for."""
         ...
+
+
+def claims_request(
+    call: Structured, prompt: Prompt, data: Mapping[str, Any], nonce: int, schema: AnswerSchema
+) -> ChatRequest:
+    """What the claim model is asked: a prompt whose material is one block of data."""
+    name, shape = schema
+    return ChatRequest(
+        model=call.model,
+        messages=tuple(
+            Message(role, (text,)) for role, text in prompt.render(data=data_block(data))
+        ),
+        temperature=call.temperature,
+        top_p=call.top_p,
+        max_tokens=call.max_tokens,
+        seed=None,
+        nonce=nonce,
+        schema_name=name,
+        schema=shape,
+    )
 
 
 def unit_id(image: str, prompt: str) -> str:

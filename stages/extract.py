@@ -11,10 +11,9 @@ from typing import Any
 from config.digest import digest
 from config.settings import Role
 from curation.claims import EXTRACT_SCHEMA, Claim, ExtractAnswer, check_extract, merge_claims
-from models.chat import ChatClient, ChatRequest, Message
+from models.chat import ChatClient
 from models.structured import ask_structured
-from prompts import data_block
-from stages.base import Outcome, Row, Work, call_columns, row_identity
+from stages.base import Outcome, Row, Work, call_columns, claims_request, row_identity
 from stages.chain import CAPTION, EXTRACT, RESAMPLE
 from stages.units import units_sql
 from storage.images import ImageStore
@@ -71,20 +70,9 @@ class ExtractStage:
                 "caption": unit["caption"],
                 "answers": [{"number": n, "text": a["text"]} for n, a in enumerate(answers, 1)],
             }
-            rendered = prompt.render(data=data_block(data))
             found = await ask_structured(
                 client,
-                ChatRequest(
-                    model=call.model,
-                    messages=tuple(Message(role, (text,)) for role, text in rendered),
-                    temperature=call.temperature,
-                    top_p=call.top_p,
-                    max_tokens=call.max_tokens,
-                    seed=None,
-                    nonce=nonce,
-                    schema_name="claims",
-                    schema=EXTRACT_SCHEMA,
-                ),
+                claims_request(call, prompt, data, nonce, ("claims", EXTRACT_SCHEMA)),
                 ExtractAnswer,
                 max_asks=call.max_asks,
                 check=lambda value: check_extract(value, len(answers)),

@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable
 
 from config.settings import Role
 from curation.claims import REWRITE_SCHEMA, RewriteAnswer, check_rewrite
-from models.chat import ChatClient, ChatRequest, Message
+from models.chat import ChatClient
 from models.structured import ask_structured
-from prompts import data_block
-from stages.base import Outcome, Row, Work, call_columns, row_identity
+from stages.base import Outcome, Row, Work, call_columns, claims_request, row_identity
 from stages.chain import EXTRACT, REWRITE
 from stages.extract import extract_keys_sql
 from stages.units import units_sql
@@ -64,20 +63,9 @@ class RewriteStage:
                 "inconsistent": [claim["text"] for claim in bad],
                 "style_example": unit["style_example"],
             }
-            rendered = prompt.render(data=data_block(data))
             found = await ask_structured(
                 client,
-                ChatRequest(
-                    model=call.model,
-                    messages=tuple(Message(role, (text,)) for role, text in rendered),
-                    temperature=call.temperature,
-                    top_p=call.top_p,
-                    max_tokens=call.max_tokens,
-                    seed=None,
-                    nonce=nonce,
-                    schema_name="rewrite",
-                    schema=REWRITE_SCHEMA,
-                ),
+                claims_request(call, prompt, data, nonce, ("rewrite", REWRITE_SCHEMA)),
                 RewriteAnswer,
                 max_asks=call.max_asks,
                 check=lambda value: check_rewrite(value, bool(good), bool(bad)),
