@@ -68,7 +68,8 @@ class Qwen2VL:
         positions, _ = self.base.model.get_rope_index(
             ids, mm_token_type_ids=self._types(ids), image_grid_thw=grid
         )
-        return positions[:, 0]
+        found: Tensor = positions[:, 0]
+        return found
 
     def position_ids(self, positions: Tensor) -> Tensor:
         return positions
@@ -80,7 +81,7 @@ class Qwen2VL:
         return {"mm_token_type_ids": self._types(ids), "image_grid_thw": torch.cat(grids)}
 
     def _types(self, ids: Tensor) -> Tensor:
-        return (ids == self.base.config.image_token_id).int()
+        return ids.eq(self.base.config.image_token_id).int()
 
     def unused(self) -> list[nn.Module]:
         return []
