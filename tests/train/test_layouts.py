@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlavaModel
 
 from config.errors import RecipeError, TrainingError
 from train.encode import EncodedRow
@@ -186,7 +187,7 @@ def test_the_check_takes_no_number_that_is_none_and_leaves_the_modes():
         check_layouts(*scorers, rows, TOLERANCE)
 
 
-def test_what_would_be_silently_wrong_is_refused():
+def test_what_would_be_silently_wrong_is_refused(monkeypatch):
     with pytest.raises(RecipeError, match="flex_attention"):
         Scorer(make_model("llava", "flex_attention"))
     sliding = make_model("qwen2_vl")
@@ -200,6 +201,10 @@ def test_what_would_be_silently_wrong_is_refused():
     rows, scorer = encoded("llava"), Scorer(make_model("llava"))
     with pytest.raises(ValueError, match="one objective"):
         scorer([rows[0], EncodedRow("other", rows[1].groups[:1])])
+    with monkeypatch.context() as patched:
+        patched.setattr(LlavaModel, "forward", lambda self, input_ids, **kwargs: None)
+        with pytest.raises(RecipeError, match=r"5\.18"):
+            Scorer(scorer.model)
     scorer.model.config.model_type = "linear"
     with pytest.raises(RecipeError, match="'linear'"):
         Scorer(scorer.model)

@@ -6,6 +6,7 @@ bare or inside PEFT's wrapper.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -114,6 +115,11 @@ def family_of(model: nn.Module) -> Family:
     kind = base.config.model_type
     if kind not in FAMILIES:
         raise RecipeError(f"models of type {kind!r} cannot be scored; expected {list(FAMILIES)}")
+    if "mm_encoder_outputs" not in inspect.signature(base.model.forward).parameters:
+        raise RecipeError(  # it would be swallowed as a keyword, and the images with it
+            f"this transformers' {kind} takes no image features computed before; it needs 5.18 or "
+            "later: pip install 'vispref[train]'"
+        )
     return FAMILIES[kind](base)
 
 
