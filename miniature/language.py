@@ -1,4 +1,4 @@
-"""The small language of the scenes: sentences and the facts they state, questions and true answers.
+"""The small language of the scenes: sentences and the facts they state.
 
 Pure. Every answer is sentences of six forms, each of which states one fact and can be split off as
 an atomic claim:
@@ -10,53 +10,24 @@ an atomic claim:
     A red circle is left of a blue square.             Related
     A red circle is above a blue square.               Related
 
-`answer` says what is true of some things, `parse` reads a text back, `holds` judges a fact. Things
-may also be what somebody believes, or what a caption tells: `things_told` gives those.
+`say` states a fact, `parse` reads a text back, `holds` judges a fact by what is there. That may also
+be what somebody believes, or what a caption tells: `things_told` gives those. Questions and their
+answers are in `miniature/questions.py`.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TypeAlias
 
-from miniature.scenes import DESCRIBE, Thing
-from miniature.vocabulary import COLOURS, PLACES, SCENE_OBJECTS, SHAPES, SIZES, with_article
+from miniature.scenes import Thing
+from miniature.vocabulary import COLOURS, PLACES, SHAPES, SIZES, with_article
 
 LEFT_OF, ABOVE = "left of", "above"
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COUNTABLE = ("object", *COLOURS, *SHAPES)
-
-# What each kind of question is worded like; {} is what the question is about.
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "describe": DESCRIBE[:2],
-    "thorough": (*DESCRIBE[2:], "Describe everything in the picture and count the objects."),
-    "relate": (
-        "How are the objects placed?",
-        "Describe how the objects are placed in the picture.",
-        "Which object is next to which?",
-    ),
-    "count": (
-        "How many {} are there?",
-        "How many {} can you see in the picture?",
-        "Count the {} in the picture.",
-    ),
-    "yes_no": (
-        "Is there {} in the picture?",
-        "Can you see {} in the picture?",
-        "Does the picture show {}?",
-    ),
-    "at": (
-        "What is at the {}?",
-        "What can you see at the {}?",
-        "Which object is at the {}?",
-    ),
-}
-KINDS = tuple(WORDINGS)
-DESCRIPTIONS = ("describe", "thorough")  # the kinds whose answers name everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,97 +80,6 @@ class Claim:
     fact: Fact | None
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """`about`: "" for a description and for "relate", one of COUNTABLE, an object, or a place."""
-
-    kind: str
-    about: str = ""
-
-
-def prompt(question: Question, wording: int = 0) -> str:
-    """The question in words; wordings are numbered from 0, modulo how many its kind has.
-
-    Raises ValueError for an unknown kind.
-    """
-    try:
-        forms = WORDINGS[question.kind]
-    except KeyError:
-        raise ValueError(
-            f"unknown kind of question {question.kind!r}; expected one of {', '.join(KINDS)}"
-        ) from None
-    about = question.about
-    if question.kind == "yes_no":
-        about = with_article(about)
-    elif question.kind == "count":
-        about = _plural(about)
-    return forms[wording % len(forms)].format(about)
-
-
-def question_of(text: str) -> Question | None:
-    """The question that a prompt asks, in any of its wordings; None where it is none of them."""
-    plain = " ".join(text.split())
-    for pattern, kind in _PROMPTS:
-        match = pattern.fullmatch(plain)
-        if match:
-            about = match.group(1).lower() if match.groups() else ""
-            if kind == "count":
-                about = _SINGULAR[about]
-            return Question(kind, about)
-    return None
-
-
-def draw_question(
-    kind: str, things: Sequence[Thing], draw: random.Random, lures: Sequence[str] = SCENE_OBJECTS
-) -> Question:
-    """A question of a kind about some things. Half of the yes/no questions ask for an object that
-    is not there, drawn from `lures`."""
-    if kind == "count":
-        thing = draw.choice(things)
-        what = draw.choice(("object", thing.colour, thing.shape, draw.choice(COUNTABLE)))
-        return Question(kind, what)
-    if kind == "yes_no":
-        present = [thing.name for thing in things]
-        absent = [name for name in lures if name not in present]
-        return Question(kind, draw.choice(present if draw.random() < 0.5 else absent))
-    if kind == "at":
-        taken = [thing.place for thing in things]
-        place = draw.choice(taken) if draw.random() < 0.7 else draw.randrange(len(PLACES))
-        return Question(kind, PLACES[place])
-    return Question(kind)
-
-
-def answer(question: Question, things: Sequence[Thing]) -> str:
-    """The answer to a question that is true of the things, told in their order. At least one thing.
-
-    Raises ValueError for an unknown kind.
-    """
-    return " ".join(say(fact) for fact in facts(question, things))
-
-
-def facts(question: Question, things: Sequence[Thing]) -> list[Fact]:
-    """What a full answer to the question states of the things, in the order of telling."""
-    about = question.about
-    match question.kind:
-        case "describe":
-            return [Seen(thing) for thing in things]
-        case "thorough":
-            return [*(Seen(thing) for thing in things), Counted("object", len(things))]
-        case "relate":
-            return _relations(things) or [Counted("object", len(things))]
-        case "count":
-            return [Counted(about, count(about, things))]
-        case "yes_no":
-            return [Present(about, any(thing.name == about for thing in things))]
-        case "at":
-            place = PLACES.index(about)
-            found: list[Fact] = [Seen(thing) for thing in things if thing.place == place]
-            return found or [Empty(place)]
-    raise ValueError(
-        f"unknown kind of question {question.kind!r}; expected one of {', '.join(KINDS)}"
-    )
-
-
 def say(fact: Fact) -> str:
     """The sentence that states a fact."""
     match fact:
@@ -212,9 +92,9 @@ def say(fact: Fact) -> str:
         case Present(name, _):
             return f"No, there is no {name} in the picture."
         case Counted(what, 1):
-            return f"There is one {_singular(what)}."
+            return f"There is one {singular(what)}."
         case Counted(what, number):
-            return f"There are {NUMBERS[number]} {_plural(what)}."
+            return f"There are {NUMBERS[number]} {plural(what)}."
         case Related(first, relation, second):
             return f"{with_article(first).capitalize()} is {relation} {with_article(second)}."
     raise TypeError(f"{fact!r} is no fact; expected one of Seen, Empty, Present, Counted, Related")
@@ -272,40 +152,9 @@ def names_told(claims: Iterable[Claim]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(told))
 
 
-def words() -> tuple[str, ...]:
-    """All words and marks of the language, sorted: the vocabulary of a word-level tokenizer."""
-    abouts = {"count": COUNTABLE, "yes_no": SCENE_OBJECTS, "at": PLACES}
-    texts = [
-        prompt(Question(kind, about), wording)
-        for kind, forms in WORDINGS.items()
-        for about in abouts.get(kind, ("",))
-        for wording in range(len(forms))
-    ]
-    stated: list[Fact] = [
-        Seen(Thing(*name.split(), size, place))
-        for name in SCENE_OBJECTS
-        for size in SIZES
-        for place in range(len(PLACES))
-    ]
-    stated += [Counted(what, n) for what in COUNTABLE for n in range(len(NUMBERS))]
-    stated += [Present(name, there) for name in SCENE_OBJECTS for there in (True, False)]
-    stated += [Related(n, how, n) for n in SCENE_OBJECTS for how in (LEFT_OF, ABOVE)]
-    stated.append(Empty(0))
-    return tuple(sorted({word for text in (*texts, *map(say, stated)) for word in tokens(text)}))
-
-
 def tokens(text: str) -> list[str]:
     """A text's words, with full stops, commas and question marks by themselves."""
     return _TOKEN.findall(text)
-
-
-def _relations(things: Sequence[Thing]) -> list[Fact]:
-    ordered = sorted(things, key=lambda thing: thing.place)
-    pairs = pairwise(ordered)
-    return [
-        Related(a.name, LEFT_OF if a.place // 3 == b.place // 3 else ABOVE, b.name)
-        for a, b in pairs
-    ]
 
 
 def _is_related(one: Thing, relation: str, other: Thing) -> bool:
@@ -314,12 +163,14 @@ def _is_related(one: Thing, relation: str, other: Thing) -> bool:
     return one.place // 3 < other.place // 3
 
 
-def _singular(what: str) -> str:
+def singular(what: str) -> str:
+    """One of COUNTABLE as a noun: "red" -> "red thing"."""
     return f"{what} thing" if what in COLOURS else what
 
 
-def _plural(what: str) -> str:
-    return f"{_singular(what)}es" if what.endswith("s") else f"{_singular(what)}s"
+def plural(what: str) -> str:
+    """One of COUNTABLE as a noun of many: "red" -> "red things"."""
+    return f"{singular(what)}es" if what.endswith("s") else f"{singular(what)}s"
 
 
 def _fact(sentence: str) -> Fact | None:
@@ -332,44 +183,35 @@ def _fact(sentence: str) -> Fact | None:
 
 
 def _counted(number: str, what: str) -> Counted:
-    return Counted(_SINGULAR[what], NUMBERS.index(number))
+    return Counted(SINGULAR[what], NUMBERS.index(number))
 
 
-_SINGULAR = {form(what): what for what in COUNTABLE for form in (_plural, _singular)}
+SINGULAR = {form(what): what for what in COUNTABLE for form in (plural, singular)}
 _TOKEN = re.compile(r"[.,?]|[^\s.,?]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_OBJECT = rf"((?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)}))"
-_PLACE = rf"({'|'.join(PLACES)})"
-_WHAT = rf"({'|'.join(sorted(_SINGULAR, key=len, reverse=True))})"
+OBJECT_PATTERN = rf"((?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)}))"
+PLACE_PATTERN = rf"({'|'.join(PLACES)})"
+WHAT_PATTERN = rf"({'|'.join(sorted(SINGULAR, key=len, reverse=True))})"
 _FORMS = (
     (
         re.compile(
             rf"an? ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) "
-            rf"is at the {_PLACE}\."
+            rf"is at the {PLACE_PATTERN}\."
         ),
         lambda size, colour, shape, place: Seen(Thing(colour, shape, size, PLACES.index(place))),
     ),
-    (re.compile(rf"nothing is at the {_PLACE}\."), lambda place: Empty(PLACES.index(place))),
+    (re.compile(rf"nothing is at the {PLACE_PATTERN}\."), lambda place: Empty(PLACES.index(place))),
     (
-        re.compile(rf"(?:yes, )?there is (?:also )?an? {_OBJECT} in the picture\."),
+        re.compile(rf"(?:yes, )?there is (?:also )?an? {OBJECT_PATTERN} in the picture\."),
         lambda name: Present(name, True),
     ),
     (
-        re.compile(rf"(?:no, )?there is no {_OBJECT} in the picture\."),
+        re.compile(rf"(?:no, )?there is no {OBJECT_PATTERN} in the picture\."),
         lambda name: Present(name, False),
     ),
-    (re.compile(rf"there (?:is|are) ({'|'.join(NUMBERS)}) {_WHAT}\."), _counted),
+    (re.compile(rf"there (?:is|are) ({'|'.join(NUMBERS)}) {WHAT_PATTERN}\."), _counted),
     (
-        re.compile(rf"an? {_OBJECT} is ({LEFT_OF}|{ABOVE}) an? {_OBJECT}\."),
+        re.compile(rf"an? {OBJECT_PATTERN} is ({LEFT_OF}|{ABOVE}) an? {OBJECT_PATTERN}\."),
         Related,
     ),
 )
-_ABOUT = {"count": _WHAT, "yes_no": rf"an? {_OBJECT}", "at": _PLACE}
-_PROMPTS = [
-    (
-        re.compile(re.escape(form).replace(r"\{\}", _ABOUT.get(kind, "")), re.IGNORECASE),
-        kind,
-    )
-    for kind, forms in WORDINGS.items()
-    for form in forms
-]

@@ -10,17 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miniature.language import (
-    DESCRIPTIONS,
-    Claim,
-    Question,
-    Seen,
-    facts,
-    holds,
-    names_told,
-    parse,
-    question_of,
-)
+from miniature.language import Claim, Seen, holds, names_told, parse
+from miniature.questions import DESCRIPTIONS, Question, facts, question_of
 from miniature.scenes import Scene
 
 

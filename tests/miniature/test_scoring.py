@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from miniature.language import Question, answer, prompt
+from miniature.questions import Question, answer, prompt
 from miniature.scenes import Scene, Thing, make_scenes
 from miniature.scoring import hallucinated, is_right, score
 
