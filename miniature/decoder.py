@@ -1,0 +1,160 @@
+"""A LLaVA checkpoint that answers batches: prompts of different lengths, pictures or none."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+
+from config.errors import InputError
+from miniature.pictures import Picture
+from miniature.refusal import ProtocolError
+from miniature.sampling import Draw, SeededSampler
+
+KEPT_FEATURES = 4096  # pictures whose features are kept, the latest ones
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One answer to be made. `ids` is the prompt with one token for each patch of the picture."""
+
+    ids: tuple[int, ...]
+    picture: Picture | None
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The tokens of an answer without the one that ends it; `ended` says whether there was one."""
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
+class Decoder:
+    """Model and processor of one checkpoint. Used by one thread, except for `prompt` and `text`.
+
+    `encoded` counts the pictures that went through the image tower.
+    """
+
+    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+        self._model = model.eval()
+        self._processor = processor
+        self._features: OrderedDict[str, Tensor] = OrderedDict()
+        self._end = int(model.generation_config.eos_token_id)
+        self._pad = int(model.generation_config.pad_token_id)
+        self._image = int(model.config.image_token_id)
+        self._patches = int(model.config.image_seq_length)
+        self.context = int(model.config.text_config.max_position_embeddings)
+        self.encoded = 0
+
+    @classmethod
+    def load(cls, path: Path) -> Decoder:
+        """A checkpoint's folder (safetensors), in float32, on a GPU where there is one.
+
+        Raises InputError for a folder that is none.
+        """
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} holds no config.json; expected a LLaVA checkpoint's folder")
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+        model = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+        return cls(model.to(where), processor)
+
+    def prompt(
+        self, messages: Sequence[tuple[str, str]], picture: Picture | None
+    ) -> tuple[int, ...]:
+        """A conversation as tokens, ready to be answered. The picture goes with the first user turn.
+
+        A text cannot smuggle image tokens in: raises ProtocolError (400) for one that holds any.
+        """
+        turns, pending = [], picture is not None
+        for role, text in messages:
+            parts = [{"type": "text", "text": text}]
+            if pending and role == "user":
+                parts, pending = [{"type": "image"}, *parts], False
+            turns.append({"role": role, "content": parts})
+        if pending:
+            raise ProtocolError(400, "an image came without a message of the user")
+        text = self._processor.apply_chat_template(turns, add_generation_prompt=True)
+        ids: list[int] = self._processor.tokenizer(text)["input_ids"]
+        images = ids.count(self._image)
+        if images != (picture is not None):
+            raise ProtocolError(
+                400, f"the messages name {images} image tokens in all; expected one for the image"
+            )
+        return tuple(
+            token for one in ids for token in [one] * (self._patches if one == self._image else 1)
+        )
+
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self._processor.tokenizer.decode(ids, skip_special_tokens=True))
+
+    @torch.inference_mode()
+    def answer(self, rows: Sequence[Row]) -> list[Sampled]:
+        """One answer a row, made together. Pictures must have been through `see`."""
+        longest = max(len(row.ids) for row in rows)
+        device = self._model.device
+        # Padding stands on the left and is masked, so that all answers begin at one position.
+        ids = torch.tensor(
+            [[self._pad] * (longest - len(row.ids)) + list(row.ids) for row in rows], device=device
+        )
+        mask = torch.tensor(
+            [[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in rows], device=device
+        )
+        embedded = self._model.get_input_embeddings()(ids)
+        seen = [self._features[row.picture.sha256] for row in rows if row.picture is not None]
+        if seen:
+            places = (ids == self._image)[..., None].expand_as(embedded)
+            embedded = embedded.masked_scatter(places, torch.cat(seen).to(embedded.dtype))
+        made = self._model.generate(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=max(row.draw.limit for row in rows),
+            logits_processor=[SeededSampler([row.draw for row in rows], self._end, device)],
+        )
+        return [
+            _sampled(tokens[: row.draw.limit], self._end)
+            for tokens, row in zip(made.tolist(), rows, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def see(self, pictures: Sequence[Picture]) -> dict[str, str]:
+        """Encodes the pictures that are not known, each once; digests of unreadable ones: why."""
+        faults: dict[str, str] = {}
+        images: dict[str, Image.Image] = {}
+        for picture in pictures:
+            if picture.sha256 in self._features:
+                self._features.move_to_end(picture.sha256)
+            elif picture.sha256 not in images and picture.sha256 not in faults:
+                try:
+                    images[picture.sha256] = Image.open(io.BytesIO(picture.data)).convert("RGB")
+                except (OSError, ValueError, Image.DecompressionBombError) as error:
+                    faults[picture.sha256] = f"cannot identify image file: {error}"
+        if images:
+            pixels = self._processor.image_processor(list(images.values()), return_tensors="pt")
+            features = self._model.model.get_image_features(
+                pixels["pixel_values"].to(self._model.device, self._model.dtype)
+            ).pooler_output
+            self._features.update(zip(images, features, strict=True))
+            self.encoded += len(images)
+        wanted = len({picture.sha256 for picture in pictures})
+        while len(self._features) > max(KEPT_FEATURES, wanted):
+            self._features.popitem(last=False)
+        return faults
+
+
+def _sampled(tokens: list[int], end: int) -> Sampled:
+    if end in tokens:
+        return Sampled(tuple(tokens[: tokens.index(end)]), True)
+    return Sampled(tuple(tokens), False)
