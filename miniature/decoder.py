@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from config.errors import InputError
+from miniature.cache import roomy_cache
 from miniature.pictures import Picture
 from miniature.refusal import ProtocolError
 from miniature.sampling import Draw, SeededSampler
 
+SEGMENT = 24  # tokens that a batch is answered on for before it lets rows go
 KEPT_FEATURES = 4096  # pictures whose features are kept, the latest ones
 
 
@@ -100,33 +102,59 @@ class Decoder:
         return str(self._processor.tokenizer.decode(ids, skip_special_tokens=True))
 
     @torch.inference_mode()
-    def answer(self, rows: Sequence[Row]) -> list[Sampled]:
-        """One answer a row, made together. Pictures must have been through `see`."""
-        longest = max(len(row.ids) for row in rows)
+    def answer(self, rows: Sequence[Row], tell: Callable[[int, Sampled], None]) -> None:
+        """One answer a row, made together: `tell` gets a row's index and its answer, once each.
+
+        After every SEGMENT tokens the rows that ended are told and leave the batch, so that a
+        long answer holds up no short one. Pictures must have been through `see`.
+        """
+        ids, mask = self._padded([row.ids for row in rows])
+        sampler = SeededSampler([row.draw for row in rows], self._end, ids.device)
+        cache, start = roomy_cache(), ids.shape[1]
+        first: dict[str, Tensor] = {"inputs_embeds": self._embedded(ids, rows)}
+        live = list(range(len(rows)))
+        while live:
+            made = self._model.generate(
+                **(first or {"input_ids": ids}),
+                attention_mask=mask,
+                past_key_values=cache,
+                do_sample=False,
+                max_new_tokens=SEGMENT,
+                logits_processor=[sampler],
+            )
+            new = made if first else made[:, ids.shape[1] :]
+            ids, first = torch.cat([ids, new], dim=1), {}
+            going = []
+            for at, (index, tokens) in enumerate(zip(live, ids[:, start:].tolist(), strict=True)):
+                limit = rows[index].draw.limit
+                if self._end in tokens[: limit + 1] or len(tokens) >= limit:
+                    tell(index, _sampled(tokens[:limit], self._end))
+                else:
+                    going.append(at)
+            live = [live[at] for at in going]
+            chosen = torch.tensor(going, dtype=torch.long, device=ids.device)
+            ids = ids[chosen]
+            mask = torch.cat([mask[chosen], torch.ones_like(ids[:, mask.shape[1] :])], dim=1)
+            sampler.keep(chosen, start)
+            cache.batch_select_indices(chosen)
+
+    def _padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, [rows, longest]. Padding stands on the left, so that all answers
+        begin at one position."""
+        longest = max(map(len, prompts))
+        ids = [[self._pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         device = self._model.device
-        # Padding stands on the left and is masked, so that all answers begin at one position.
-        ids = torch.tensor(
-            [[self._pad] * (longest - len(row.ids)) + list(row.ids) for row in rows], device=device
-        )
-        mask = torch.tensor(
-            [[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in rows], device=device
-        )
-        embedded = self._model.get_input_embeddings()(ids)
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+    def _embedded(self, ids: Tensor, rows: Sequence[Row]) -> Tensor:
+        """The prompts as the language model takes them in: [rows, longest, width]."""
+        embedded: Tensor = self._model.get_input_embeddings()(ids)
         seen = [self._features[row.picture.sha256] for row in rows if row.picture is not None]
-        if seen:
-            places = (ids == self._image)[..., None].expand_as(embedded)
-            embedded = embedded.masked_scatter(places, torch.cat(seen).to(embedded.dtype))
-        made = self._model.generate(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=max(row.draw.limit for row in rows),
-            logits_processor=[SeededSampler([row.draw for row in rows], self._end, device)],
-        )
-        return [
-            _sampled(tokens[: row.draw.limit], self._end)
-            for tokens, row in zip(made.tolist(), rows, strict=True)
-        ]
+        if not seen:
+            return embedded
+        places = (ids == self._image)[..., None].expand_as(embedded)
+        return embedded.masked_scatter(places, torch.cat(seen).to(embedded.dtype))
 
     @torch.inference_mode()
     def see(self, pictures: Sequence[Picture]) -> dict[str, str]:

@@ -31,8 +31,8 @@ class Request:
 
     @property
     def bucket(self) -> int:
-        """Requests of one bucket have limits of one power of two and may share a batch: a batch
-        lasts as long as its longest answer, and no short one shall wait for a very long one."""
+        """Requests of one bucket have limits of one power of two and may share a batch: who waits
+        for a batch waits for its longest answer, so very long ones have batches of their own."""
         return (self.limit - 1).bit_length()
 
     @property
@@ -51,6 +51,7 @@ class Request:
 class _Waiting:
     request: Request
     future: Future[list[Sampled]] = field(default_factory=Future)
+    made: dict[int, Sampled] = field(default_factory=dict)
 
 
 class Engine:
@@ -137,10 +138,15 @@ class Engine:
                 entry.future.set_exception(ProtocolError(400, faults[picture.sha256]))
             else:
                 ready.append(entry)
-        rows = [row for entry in ready for row in entry.request.rows]
+        rows = [(entry, row) for entry in ready for row in entry.request.rows]
         if not rows:
             return
         self.batches.append(len(rows))
-        made = iter(self.decoder.answer(rows))
-        for entry in ready:
-            entry.future.set_result([next(made) for _ in range(entry.request.n)])
+
+        def tell(index: int, sampled: Sampled) -> None:
+            entry, row = rows[index]
+            entry.made[row.draw.index] = sampled
+            if len(entry.made) == entry.request.n:
+                entry.future.set_result([entry.made[i] for i in range(entry.request.n)])
+
+        self.decoder.answer([row for _, row in rows], tell)

@@ -37,36 +37,38 @@ class SeededSampler(LogitsProcessor):
 
     def __init__(self, draws: Sequence[Draw], end: int, device: torch.device) -> None:
         steps = max(draw.limit for draw in draws)
-        uniforms = np.zeros((len(draws), steps))
+        uniforms = np.zeros((len(draws), steps + 1))  # at its limit a row is ended
         for row, draw in enumerate(draws):
             if draw.temperature > 0:
                 uniforms[row, : draw.limit] = draw.uniforms()
+        numbers = [(draw.limit, draw.temperature, draw.top_p) for draw in draws]
+        columns = torch.tensor(numbers, dtype=torch.float64, device=device)
         self._uniforms = torch.from_numpy(uniforms).to(device)
-
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
-
-        self._limits = column([draw.limit for draw in draws])
-        temperature = column([draw.temperature for draw in draws])
-        self._greedy = temperature == 0
-        self._temperature = torch.where(self._greedy, 1.0, temperature)
-        top_p = column([draw.top_p for draw in draws])
-        self._top_p = top_p if bool((top_p < 1).any()) else None
-        self._all_greedy = bool(self._greedy.all())
+        self._limits, self._temperature, self._top_p = columns.split(1, dim=1)
         self._end = end
+        self.start = 0
+
+    def keep(self, rows: Tensor, start: int) -> None:
+        """Goes on with these rows alone, whose answers begin at position `start` of input_ids."""
+        self._uniforms, self._limits = self._uniforms[rows], self._limits[rows]
+        self._temperature, self._top_p = self._temperature[rows], self._top_p[rows]
+        self.start = start
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`input_ids` [rows, position], `scores` [rows, vocabulary]: -inf but for one token a row."""
-        position = input_ids.shape[1]
+        position = input_ids.shape[1] - self.start
         chosen = scores.argmax(-1, keepdim=True)
-        if not self._all_greedy:
-            chosen = torch.where(self._greedy, chosen, self._sampled(scores, position))
+        warm = self._temperature > 0
+        if bool(warm.any()):
+            chosen = torch.where(warm, self._sampled(scores, position), chosen)
         chosen = torch.where(self._limits <= position, self._end, chosen)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def _sampled(self, scores: Tensor, position: int) -> Tensor:
-        shares = (scores.double() / self._temperature).softmax(-1)
-        if self._top_p is not None:
+        # A row at temperature 0 is not sampled; what it is divided by here does not matter.
+        warmth = torch.where(self._temperature > 0, self._temperature, 1.0)
+        shares = (scores.double() / warmth).softmax(-1)
+        if bool((self._top_p < 1).any()):
             shares = _nucleus(shares, self._top_p)
         reached = shares.cumsum(-1)
         # Shares may sum to a little less than 1: the last of them ends the scale.
@@ -77,6 +79,6 @@ class SeededSampler(LogitsProcessor):
 def _nucleus(shares: Tensor, top_p: Tensor) -> Tensor:
     """Shares with 0 for all but the likeliest tokens that reach `top_p` together (Holtzman et al.
     2020, "The Curious Case of Neural Text Degeneration")."""
-    ordered, tokens = shares.sort(-1, descending=True, stable=True)
+    ordered, tokens = shares.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(shares).scatter_(1, tokens, ordered * (before < top_p))
