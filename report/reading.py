@@ -47,8 +47,8 @@ def read_report(root: Root, pairs: int, seed: int = 0, notes: Sequence[str] = ()
         splits={row["split"]: row["n"] for row in decisions if row["kept"]},
         drops={row["reason"]: row["n"] for row in decisions if not row["kept"]},
         pairs=_pairs(root, pairs, seed),
-        lengths=[_lengths(root, name) for name in TEXTS],
-        stages=[_stage(root, name, current["recipe"]) for name in TABLES],
+        lengths=_lengths(root),
+        stages=_stages(root, current["recipe"]),
         made=[Made(s, _model(s, current["recipe"]), d) for s, d in current["digests"].items()],
         notes=tuple(notes),
     )
@@ -107,26 +107,36 @@ def _claims(root: Root, rows: Sequence[dict[str, Any]]) -> dict[str, list[Claim]
     return found
 
 
-def _lengths(root: Root, name: str) -> Lengths:
+def _lengths(root: Root) -> list[Lengths]:
     rows = query(
         root,
-        f"SELECT len(regexp_extract_all({name}, '\\S+')) AS words, count(*) AS n "
-        f"FROM preferences WHERE {name} IS NOT NULL GROUP BY words ORDER BY words",
+        " UNION ALL ".join(
+            f"SELECT '{name}' AS name, len(regexp_extract_all({name}, '\\S+')) AS words, "
+            f"count(*) AS n FROM preferences WHERE {name} IS NOT NULL GROUP BY words"
+            for name in TEXTS
+        ),
     ).to_pylist()
-    return Lengths(name, {row["words"]: row["n"] for row in rows})
+    return [
+        Lengths(name, {row["words"]: row["n"] for row in rows if row["name"] == name})
+        for name in TEXTS
+    ]
 
 
-def _stage(root: Root, name: str, recipe: dict[str, Any]) -> Stage:
-    [row] = query(
+def _stages(root: Root, recipe: dict[str, Any]) -> list[Stage]:
+    rows = query(
         root,
-        "SELECT count(*) AS rows, "
-        f"(SELECT count(*) FROM failures WHERE stage = '{name}') AS failed, "
-        "coalesce(sum(attempts), 0)::BIGINT AS calls, "
-        "coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens, "
-        "coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens, "
-        f"coalesce(sum(cost_usd), 0)::DOUBLE AS cost FROM {TABLES[name]}",
+        " UNION ALL ".join(
+            f"SELECT '{name}' AS name, count(*) AS rows, "
+            f"(SELECT count(*) FROM failures WHERE stage = '{name}') AS failed, "
+            "coalesce(sum(attempts), 0)::BIGINT AS calls, "
+            "coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens, "
+            "coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens, "
+            f"coalesce(sum(cost_usd), 0)::DOUBLE AS cost FROM {table}"
+            for name, table in TABLES.items()
+        ),
     ).to_pylist()
-    return Stage(name=name, model=_model(name, recipe), **row)
+    found = {row["name"]: Stage(model=_model(row["name"], recipe), **row) for row in rows}
+    return [found[name] for name in TABLES]
 
 
 def _model(stage: str, recipe: dict[str, Any]) -> str:
