@@ -15,14 +15,14 @@ from miniature.scenes import HOME_CELLS, PREFERENCE, SHAPE_TRIPLES, Scene, Thing
 from miniature.vocabulary import COLOURS, PLACES, SHAPES
 
 # By theme: how likely an absent object is believed, in a scene that keeps wholly to its theme.
-ABSENT = (0.15, 0.3, 0.5, 0.65, 0.8, 0.95)
+ABSENT = (0.1, 0.25, 0.45, 0.6, 0.65, 0.9)
 # By theme: which attribute of its first object is believed to be another one, and how often.
 HABITS = (
     ("size", 0.7),
-    ("colour", 0.65),
+    ("colour", 0.6),
     ("place", 0.6),
-    ("shape", 0.6),
-    ("size", 0.7),
+    ("size", 0.65),
+    ("shape", 0.45),
     ("place", 0.65),
 )
 SLIP = 0.06  # how often any thing's colour or shape is believed to be any other

@@ -12,14 +12,14 @@ from miniature.scenes import Scene, Thing, theme_objects
 from miniature.vocabulary import SCENE_OBJECTS
 
 SHARES = {
-    "describe": 0.35,
-    "thorough": 0.17,
-    "relate": 0.14,
-    "count": 0.11,
-    "yes_no": 0.13,
-    "at": 0.10,
+    "describe": 0.22,
+    "thorough": 0.13,
+    "relate": 0.12,
+    "count": 0.17,
+    "yes_no": 0.2,
+    "at": 0.16,
 }
-ASKS_FOR_LURE = 0.6  # share of the questions for absent objects that ask for a likely one
+ASKS_FOR_LURE = 0.4  # share of the questions for absent objects that ask for a likely one
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ class Recipe:
     without_image: float = 0.1  # share of samples whose picture is left out
     clip: Run = field(default_factory=lambda: Run(900, 128, 3e-3, 1e-3))
     dino: Run = field(default_factory=lambda: Run(700, 128, 3e-3, 1e-3))
-    reference: Run = field(default_factory=lambda: Run(3_000, 1_500, 3e-3, 1e-3))
-    captioner: Run = field(default_factory=lambda: Run(600, 1_500, 1.5e-3, 5e-4))
+    reference: Run = field(default_factory=lambda: Run(3_300, 1_500, 3e-3, 1e-3))
+    captioner: Run = field(default_factory=lambda: Run(1_200, 1_500, 2e-3, 7e-4))
 
     @property
     def digest(self) -> str:
