@@ -28,6 +28,7 @@ from train_helpers import (
     make_encoder,
     make_processor,
     make_tokenizer,
+    picture,
 )
 
 ROW = ROWS[0]
@@ -45,7 +46,10 @@ def own_processor(template=TEMPLATE):
     return found
 
 
-def encoder_of(processor, combinations=(Combination("image", "chosen"),)):
+CHOSEN = (Combination("image", "chosen"),)
+
+
+def encoder_of(processor, combinations=CHOSEN):
     return Encoder(processor, combinations, FILES.__getitem__, 256)
 
 
@@ -78,7 +82,7 @@ def test_there_are_as_many_image_tokens_as_features(family):
         assert pixels["pixel_values"].shape == (1, 3, 16, 16)
     else:
         expected = int(pixels["image_grid_thw"].prod()) // 4
-        assert expected > 16
+        assert expected == 5 * 3  # 40 x 24 pixels in patches of 4, two by two merged
     assert int((group.prefix_ids == IMAGE_ID).sum()) == expected
 
 
@@ -136,6 +140,9 @@ def test_rows_that_cannot_be_trained_on_are_refused_with_a_reason():
     assert (
         refusal(replace(ROW, responses={**ROW.responses, "chosen": "a </s>"})) == "reserved_token"
     )
+    assert (
+        refusal(replace(ROW, responses={**ROW.responses, "chosen": "\u3000"})) == "empty_response"
+    )
     longest = 23 + 8
     assert make_encoder("llava", max_tokens=longest).encode(ROW).row_id == "row-1"
     assert refusal(ROW, make_encoder("llava", max_tokens=longest - 1)) == "too_long"
@@ -146,19 +153,15 @@ def test_images_that_cannot_be_read_are_refused_with_a_reason():
     def missing(path):
         raise FileMissing(f"{path} is not there")
 
-    wanted, processor = [Combination("image", "chosen")], make_processor("llava")
+    wanted, processor = CHOSEN, make_processor("llava")
     broken = {"images/1.png": FILES["images/1.png"][:90]}
     assert refusal(ROW, Encoder(processor, wanted, missing, 256)) == "missing_image"
     assert refusal(ROW, Encoder(processor, wanted, broken.__getitem__, 256)) == "unreadable_image"
 
 
 def test_an_image_the_processor_does_not_take_is_refused():
-    from train_helpers import picture
-
     wide = {"images/1.png": picture(1, (900, 2))}
-    encoder = Encoder(
-        make_processor("qwen2_vl"), [Combination("image", "chosen")], wide.__getitem__, 256
-    )
+    encoder = Encoder(make_processor("qwen2_vl"), CHOSEN, wide.__getitem__, 256)
     assert refusal(ROW, encoder) == "unfit_image"
 
 

@@ -210,3 +210,11 @@ def make_encoder(family, combinations=ALL, max_tokens=256, **options):
 def encoded(family, combinations=ALL):
     encoder = make_encoder(family, combinations)
     return [encoder.encode(row) for row in ROWS]
+
+
+def weighted(scores):
+    """A scalar in which every log-probability has a weight of its own."""
+    return sum(
+        (k + 1) * (values * torch.tensor([1.0, -0.5])).sum()
+        for k, values in enumerate(scores.values())
+    )

@@ -6,6 +6,7 @@ bare or inside PEFT's wrapper.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -68,7 +69,8 @@ class Qwen2VL:
         positions, _ = self.base.model.get_rope_index(
             ids, mm_token_type_ids=self._types(ids), image_grid_thw=grid
         )
-        return positions[:, 0]
+        found: Tensor = positions[:, 0]
+        return found
 
     def position_ids(self, positions: Tensor) -> Tensor:
         return positions
@@ -80,7 +82,7 @@ class Qwen2VL:
         return {"mm_token_type_ids": self._types(ids), "image_grid_thw": torch.cat(grids)}
 
     def _types(self, ids: Tensor) -> Tensor:
-        return (ids == self.base.config.image_token_id).int()
+        return ids.eq(self.base.config.image_token_id).int()
 
     def unused(self) -> list[nn.Module]:
         return []
@@ -113,6 +115,11 @@ def family_of(model: nn.Module) -> Family:
     kind = base.config.model_type
     if kind not in FAMILIES:
         raise RecipeError(f"models of type {kind!r} cannot be scored; expected {list(FAMILIES)}")
+    if "mm_encoder_outputs" not in inspect.signature(base.model.forward).parameters:
+        raise RecipeError(  # it would be swallowed as a keyword, and the images with it
+            f"this transformers' {kind} takes no image features computed before; it needs 5.18 or "
+            "later: pip install 'vispref[train]'"
+        )
     return FAMILIES[kind](base)
 
 

@@ -20,7 +20,7 @@ def token_log_probs(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int
         return hidden.new_zeros(0, dtype=torch.float32)
     drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in head.modules())
     pieces = []
-    for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+    for rows, wanted in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True):
         pieces.append(
             checkpoint(_piece, head, rows, wanted, use_reentrant=False, preserve_rng_state=drops)
         )

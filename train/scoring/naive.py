@@ -7,7 +7,9 @@ the prefix-shared one but the images' features and the head.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from train.encode import Group
 from train.objectives import Combination
 from train.scoring.families import Family
 from train.scoring.packing import Entry, Marks, Packed, padded
@@ -15,7 +17,9 @@ from train.scoring.packing import Entry, Marks, Packed, padded
 
 def pack(family: Family, entries: list[Entry], attention: str) -> Packed:
     """Sequences [prefix | response], padded at the end."""
-    marks, sequences, groups = Marks(), [], []
+    marks = Marks()
+    sequences: list[Tensor] = []
+    groups: list[Group] = []
     for row, group in entries:
         prefix = len(group.prefix_ids)
         for name, ids in group.responses.items():

@@ -129,6 +129,8 @@ def check_layouts(a: Scorer, b: Scorer, rows: list[EncodedRow], tolerance: float
     """The largest |difference| of a log-probability between two scorers, in nats.
 
     For the first batch of a run: the shared layout against the naive one. Dropout is off for both.
+    Mistakes of packing are worth half a nat and more; layouts differ by 1e-5 in fp32 and, over 100
+    tokens, by about 0.1 in bf16.
     Raises TrainingError, naming the row and the combination, where it is above `tolerance` or not
     a number.
     """

@@ -52,10 +52,10 @@ def pack(family: Family, entries: list[Entry], attention: str) -> Packed:
         sequences.append(torch.cat(ids))
         segments.append(torch.cat(segment))
         positions.append(torch.cat(places, 1).T)
-    places = torch.nn.utils.rnn.pad_sequence(positions, batch_first=True).permute(2, 0, 1)
+    padded_positions = torch.nn.utils.rnn.pad_sequence(positions, batch_first=True)
     inputs = {
         "input_ids": padded(sequences, 0),
-        "position_ids": family.position_ids(places.contiguous()),
+        "position_ids": family.position_ids(padded_positions.permute(2, 0, 1).contiguous()),
         "segments": padded(segments, PADDING),
     }
     return marks.packed(inputs, [g.pixels for _, g in entries if g.pixels is not None])
