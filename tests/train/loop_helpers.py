@@ -6,7 +6,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import resource
 import socket
 import sys
 import time
@@ -96,7 +95,7 @@ def losses(out):
     return [line["loss"] for line in metrics(out)]
 
 
-def run_process(recipe, root, out, rank, count, port, limit):
+def run_process(recipe, root, out, rank, count, port:
     """Trains in this forked process; exit code 0, 130 when stopped, 1 with the error in out/error."""
     os.environ |= {
         "ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -106,28 +105,25 @@ def run_process(recipe, root, out, rank, count, port, limit):
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             os.environ.pop(name)
     AcceleratorState._reset_state(reset_partial_state=True)
-    if limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         train(recipe, root, out)
     except Stopped as stopped:
         (out / "error").write_text(str(stopped))
         os._exit(130)
     except VisprefError as error:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         (out / "error").write_text(str(error))
         os._exit(1)
     os._exit(0)
 
 
-def start(recipe, root, out, processes=1, limit=None):
+def start(recipe, root, out, processes=1):
     """Forked, because importing torch and transformers anew takes most of a minute on a busy core."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     started = [
-        context.Process(target=run_process, args=(recipe, root, out, rank, processes, port, limit))
+        context.Process(target=run_process, args=(recipe, root, out, rank, processes, port)
         for rank in range(processes)
     ]
     for process in started:
