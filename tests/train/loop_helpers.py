@@ -65,11 +65,11 @@ def write_model(folder, family="llava"):
     return str(folder)
 
 
-def values(model, objective="symmpo", **sections):
+def values(path, objective="symmpo", **sections):
     """A recipe's values: four steps of four rows in two or three forwards, float32."""
     base = {
         "name": "test",
-        "model": {"path": model, "dtype": "float32", "precision": "no"},
+        "model": {"path": path, "dtype": "float32", "precision": "no"},
         "trained": {"method": "full", "parts": ["language", "projector"]},
         "objective": {"name": objective},
         "reference": {"kind": "none" if objective == "sft" else "cache"},
@@ -83,8 +83,8 @@ def values(model, objective="symmpo", **sections):
     return base
 
 
-def recipe(model, objective="symmpo", **sections):
-    return parse_recipe(values(model, objective, **sections))
+def recipe(path, objective="symmpo", **sections):
+    return parse_recipe(values(path, objective, **sections))
 
 
 def metrics(out):
@@ -95,7 +95,7 @@ def losses(out):
     return [line["loss"] for line in metrics(out)]
 
 
-def run_process(recipe, root, out, rank, count, port:
+def run_process(recipe, root, out, rank, count, port):
     """Trains in this forked process; exit code 0, 130 when stopped, 1 with the error in out/error."""
     os.environ |= {
         "ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -123,7 +123,7 @@ def start(recipe, root, out, processes=1):
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     started = [
-        context.Process(target=run_process, args=(recipe, root, out, rank, processes, port)
+        context.Process(target=run_process, args=(recipe, root, out, rank, processes, port))
         for rank in range(processes)
     ]
     for process in started:

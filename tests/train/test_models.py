@@ -148,7 +148,7 @@ def test_refused_rows_are_counted_and_the_others_train(models, tmp_path):
         gather = staticmethod(list)
 
     lengths = open_rows(recipe(models["llava"]), root, processor, One())[1].tokens
-    made = recipe(models["llava"], data={"max_tokens": 32})
+    made = recipe(models["llava"], data={"max_tokens": 28})
     _, rows = open_rows(made, root, processor, One())
     assert 0 < len(rows.rows) < len(lengths)
     assert rows.refused == {"too_long": len(lengths) - len(rows.rows)}
