@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from multiprocessing.sharedctypes import SynchronizedArray
+from multiprocessing.synchronize import Semaphore
 
 from aiohttp import web
 
@@ -51,8 +52,13 @@ def planted(number: int, failing: float) -> bool:
     return int(number * failing) > int((number - 1) * failing)
 
 
-def serve(port: int, latency_s: float, failing: float, seen: SynchronizedArray[float]) -> None:
-    """`seen`, shared by all processes: calls, when the second arrived, when the last was answered."""
+def serve(
+    port: int, latency_s: float, failing: float, seen: SynchronizedArray[float], ready: Semaphore
+) -> None:
+    """`seen`, shared by all processes: calls, when the second arrived, when the last was answered.
+
+    `ready` is released once this process listens.
+    """
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -78,6 +84,7 @@ def serve(port: int, latency_s: float, failing: float, seen: SynchronizedArray[f
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, backlog=2048, reuse_port=True).start()
+        ready.release()
         await asyncio.Event().wait()
 
     asyncio.run(main())
@@ -89,23 +96,25 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--failing", type=float, default=0.0, help="share of HTTP 500")
     options = parser.parse_args()
-    # An exit, unlike a signal's default, ends the worker processes too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        seen = multiprocessing.Array("d", 3)
+        seen, ready = multiprocessing.Array("d", 3), multiprocessing.Semaphore(0)
         workers = [
             multiprocessing.Process(
                 target=serve,
-                args=(port, options.latency_ms / 1000, options.failing, seen),
+                args=(port, options.latency_ms / 1000, options.failing, seen, ready),
                 daemon=True,
             )
             for _ in range(options.processes)
         ]
         for worker in workers:
             worker.start()
+        # An exit, unlike a signal's default, ends the worker processes too; they must not inherit it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        for _ in workers:
+            ready.acquire()
         print(f"http://127.0.0.1:{port}/v1", flush=True)
     for worker in workers:
         worker.join()

@@ -1,4 +1,4 @@
-"""The demo: the main job from nothing to a dataset and its report, offline.
+"""The demo: the main job from nothing to a dataset, its report and a trained model, offline.
 
 All models but one are real and tiny: the encoders, and the captioner and the reference model,
 which a small server serves through transformers. The claim model is a rule over the small language
@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.table import Table
 
+from cli.curing import train_and_compare
 from cli.reporting import write_report
 from cli.results import console, print_query
 from cli.running import run_build, source_of
@@ -46,7 +47,7 @@ EXAMPLE_SQL = (
 
 
 def run(folder: Path, scenes: int, seed: int = 0, weights: Path = WEIGHTS) -> None:
-    """Draws the world, serves the models, builds the dataset, and shows what came of it.
+    """Draws the world, serves the models, builds the dataset, trains on it, shows what came of it.
 
     Raises InputError where a model's folder is missing from `weights`.
     """
@@ -73,6 +74,7 @@ def run(folder: Path, scenes: int, seed: int = 0, weights: Path = WEIGHTS) -> No
     out.print(f'\n[bold]Try[/]  .venv/bin/vispref query --root {root} "{EXAMPLE_SQL}"')
     print_query(str(root), EXAMPLE_SQL, None)
     write_report(str(root), folder / "report.html", notes=NOTES)
+    train_and_compare(root, weights / "reference", folder / "training")
 
 
 def draw(world: Path, scenes: int, seed: int) -> dict[str, Any]:

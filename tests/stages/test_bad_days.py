@@ -52,7 +52,10 @@ def failures(root):
 def test_a_vanished_image_fails_its_rows_and_comes_back_with_an_ingest(built, build, spec):
     root, recipe, settings, receipt = built
     whole = reasons(root)
-    lost = query(root, "SELECT any_value(image_path) AS p FROM preferences").to_pylist()[0]["p"]
+    # Nobody's contrastive image: a row whose m' is lost is given another one, and keeps that.
+    spare = "SELECT min(path) AS p FROM images WHERE key NOT IN (SELECT neighbour FROM neighbours)"
+    lost = query(root, spare).to_pylist()[0]["p"]
+    assert lost is not None
     root.remove(lost)
     for table in ("embeddings", "scans", "neighbours", "captions"):
         root.remove(f"tables/{table}")
