@@ -4,6 +4,8 @@
     ├── RecipeError           a recipe, prompt or setting is wrong; nothing was run
     ├── InputError            an input file cannot be read at all (a bad row is a RefusedImage)
     ├── RefusedImage          one image is refused, with a reason from REFUSALS
+    ├── RefusedRow            one row cannot be trained on, with a reason from TRAINING_REFUSALS
+    ├── TrainingError         training cannot go on; the last good checkpoint stands
     ├── StorageError          the dataset's root cannot be read or written
     │   ├── RootBusy          another run holds the root
     │   ├── RootLost          this run's hold of the root has ended; it must write no more
@@ -53,6 +55,19 @@ REFUSALS = frozenset(
     }
 )
 
+TRAINING_REFUSALS = frozenset(
+    {
+        "no_prompt",
+        "no_response",
+        "empty_response",
+        "missing_image",
+        "unreadable_image",
+        "unfit_image",
+        "reserved_token",
+        "too_long",
+    }
+)
+
 
 class VisprefError(Exception):
     """Base of all errors raised on purpose."""
@@ -74,6 +89,20 @@ class RefusedImage(VisprefError):
             raise ValueError(f"unknown reason for a refusal: {reason!r}")
         super().__init__(message)
         self.reason = reason
+
+
+class RefusedRow(VisprefError):
+    """One row of a dataset cannot be trained on. `reason` is one of TRAINING_REFUSALS."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        if reason not in TRAINING_REFUSALS:
+            raise ValueError(f"unknown reason for a refusal: {reason!r}")
+        super().__init__(message)
+        self.reason = reason
+
+
+class TrainingError(VisprefError):
+    pass
 
 
 class StorageError(VisprefError):
