@@ -139,6 +139,13 @@ class Encoder:
         else:
             prefix, pixels = self._image_prefix(row, slot, text)
         responses = {name: self._response(text, row.responses[name]) for name in names}
+        for name, ids in responses.items():
+            if len(ids) == 1:
+                raise RefusedRow(
+                    "empty_response",
+                    f"row {row.row_id}: the tokenizer makes nothing of {name} "
+                    f"{row.responses[name]!r}",
+                )
         return Group(slot, torch.tensor(prefix), pixels, responses)
 
     def prompt_text(self, prompt: str, with_image: bool) -> str:

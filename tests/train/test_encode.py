@@ -140,6 +140,9 @@ def test_rows_that_cannot_be_trained_on_are_refused_with_a_reason():
     assert (
         refusal(replace(ROW, responses={**ROW.responses, "chosen": "a </s>"})) == "reserved_token"
     )
+    assert (
+        refusal(replace(ROW, responses={**ROW.responses, "chosen": "\u3000"})) == "empty_response"
+    )
     longest = 23 + 8
     assert make_encoder("llava", max_tokens=longest).encode(ROW).row_id == "row-1"
     assert refusal(ROW, make_encoder("llava", max_tokens=longest - 1)) == "too_long"
