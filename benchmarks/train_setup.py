@@ -25,7 +25,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from benchmarks.usage import cpu_s, forget_peak, peak_mb
+from benchmarks.usage import cpu_s, peak_mb
 
 TEXT_TOKENS = 60  # of a prompt, beside its image
 BOS, EOS, FIRST_WORD = 1, 2, 3
@@ -78,7 +78,11 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Task:
-    """What one process measures. lengths: mean tokens of a response, end of sequence included."""
+    """What one process measures.
+
+    lengths: mean tokens of a response, end of sequence included; the shortest first, since a peak
+    is that of all lengths so far.
+    """
 
     arm: str
     objective: str
@@ -194,6 +198,7 @@ def main(make_arm: Callable[[Task], Arm], packages: tuple[str, ...]) -> None:
     arm = make_arm(task)
     cuda = task.device.startswith("cuda")
     told = {
+        "rest_mb": _peak_mb(cuda),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", *packages)},
     }
@@ -204,16 +209,8 @@ def main(make_arm: Callable[[Task], Arm], packages: tuple[str, ...]) -> None:
 
 
 def measure(arm: Arm, task: Task, length: int, cuda: bool) -> dict[str, Any]:
-    """Medians of a step's seconds, peak memory in MiB, and log-probabilities of the first step.
-
-    Memory is the process's own on a CPU (`rest_mb` before the first step), and what tensors hold on
-    a GPU.
-    """
+    """Medians of a step's seconds, the peak so far, and log-probabilities of the first step."""
     step = arm.make_step(task.rows, length)
-    forget = torch.cuda.reset_peak_memory_stats if cuda else forget_peak
-    peak = torch.cuda.max_memory_allocated if cuda else lambda: peak_mb() * 2**20
-    forget()
-    rest = peak()
     step()
     for _ in range(task.warm - 1):
         step()
@@ -221,14 +218,18 @@ def measure(arm: Arm, task: Task, length: int, cuda: bool) -> dict[str, Any]:
     found = {
         "seconds": statistics.median(wall for wall, _ in times),
         "cpu_seconds": statistics.median(cpu for _, cpu in times),
-        "rest_mb": rest / 2**20,
-        "peak_mb": peak() / 2**20,
+        "peak_mb": _peak_mb(cuda),
         "log_probs": arm.first,
     }
     if task.largest:
         del step
         found["largest"] = largest_batch(lambda rows: arm.make_step(rows, length))
     return found
+
+
+def _peak_mb(cuda: bool) -> float:
+    """In MiB: of the process on a CPU, and of what tensors held on a GPU."""
+    return torch.cuda.max_memory_allocated() / 2**20 if cuda else peak_mb()
 
 
 def _seconds(step: Step, cuda: bool) -> tuple[float, float]:
@@ -256,6 +257,7 @@ def largest_batch(make_step: Callable[[int], Step]) -> int:
             fits = rows
         except torch.OutOfMemoryError:
             fails = rows
-        gc.collect()
-        torch.cuda.empty_cache()
+        if fails == rows:  # not before: the error keeps what its frames hold
+            gc.collect()
+            torch.cuda.empty_cache()
     return fits

@@ -155,6 +155,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peak-tflops", type=float, help="of the GPU in bf16, dense: tells MFU")
     parser.add_argument("--largest", action="store_true", help="seek the largest batch that fits")
     options = parser.parse_args(arguments)
+    options.lengths.sort()
     if min(options.rows, options.warm, options.timed) < 1:
         parser.error("--rows, --warm and --timed must be 1 or more")
     if options.largest and options.device == "cpu":

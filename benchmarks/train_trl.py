@@ -84,18 +84,22 @@ class Trl:
             processing_class=make_processor(),
             peft_config=make_adapter(self.size),
         )
-        self.trainer.current_gradient_accumulation_steps = 1  # as `train` sets it
+        # what `train` does before its first step
+        self.trainer.current_gradient_accumulation_steps = 1
+        if self.size.checkpointing:
+            self.trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
         self.optimizer = optimizer_of(self.trainer.model)
         self.first: dict[str, list[float]] = {}
 
     def make_step(self, rows: int, response_tokens: int) -> Step:
         batch = collate(self.size, rows, response_tokens, self.task.device)
-        found = self.trainer.compute_ref_log_probs(self.trainer.model, batch)
+        found = self.trainer.compute_ref_log_probs(self.model, batch)
         names = ("image chosen", "image rejected")
         self.first = {name: value.tolist() for name, value in zip(names, found, strict=True)}
 
         def step() -> None:
-            self.trainer.training_step(self.trainer.model, dict(batch))
+            self.trainer.training_step(self.model, dict(batch))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
 

@@ -13,11 +13,6 @@ def cpu_s() -> float:
     return found.ru_utime + found.ru_stime
 
 
-def forget_peak() -> None:
-    """Lets `peak_mb` start again at what is resident now. Raises OSError where there is no /proc."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def peak_mb() -> float:
     """Peak resident memory of this process, in MiB, as /proc tells it.
 
