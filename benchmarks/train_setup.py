@@ -210,9 +210,10 @@ def main(make_arm: Callable[[Task], Arm], packages: tuple[str, ...]) -> None:
 
 def measure(arm: Arm, task: Task, length: int, cuda: bool) -> dict[str, Any]:
     """Medians of a step's seconds, the peak so far, and log-probabilities of the first step."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()  # what a search for the largest batch has left
     step = arm.make_step(task.rows, length)
-    step()
-    for _ in range(task.warm - 1):
+    for _ in range(task.warm):
         step()
     times = [_seconds(step, cuda) for _ in range(task.timed)]
     found = {

@@ -10,10 +10,11 @@ it is cached, the reference's log-probabilities, the loss, the gradients and Ada
 a process of its own. `benchmarks/train_arm.py` tells the arms; an arm of TRL needs an environment
 with it (benchmarks/README.md has the lines).
 
-x naive: samples/s over the naive arm's. CPU s: of all cores, a step. tokens/s: useful ones, those of
-a row with every prefix once and no padding, the same for all arms. MB: the process's peak, and what
-it held before its first step; on a GPU, what its tensors held. difference: the largest of a
-response's log-probability from the naive arm's, in nats. MFU: over useful tokens, see `flops`.
+x naive: how much faster than the naive arm, by CPU seconds on a CPU, so that other work on the
+machine counts little, by the clock on a GPU. CPU s: of all cores, a step. tokens/s: useful ones,
+those of a row with every prefix once and no padding, the same for all arms. MB: the process's peak,
+and what it held before its first step; on a GPU, what its tensors held. difference: the largest of
+a response's log-probability from the naive arm's, in nats. MFU: over useful tokens, see `flops`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class Cell:
     def speed(self) -> float:
         return len(self.batch) / self.found["seconds"]
 
+    @property
+    def cost(self) -> float:
+        """Seconds of a step by which arms compare: of the cores on a CPU, which others may share."""
+        return self.found["cpu_seconds" if self.task.device == "cpu" else "seconds"]
+
     def difference(self, naive: Cell) -> float:
         other = naive.found["log_probs"]
         return max(
@@ -67,7 +73,7 @@ class Cell:
             str(self.found["length"]),
             self.task.arm,
             f"{self.speed:.3f}",
-            f"{self.speed / naive.speed:.2f}",
+            f"{naive.cost / self.cost:.2f}",
             f"{tokens / seconds:,.0f}",
             f"{self.found['cpu_seconds']:.1f}",
             f"{self.found['peak_mb']:,.0f}",
