@@ -13,7 +13,7 @@ from transformers import LlavaModel
 from config.errors import RecipeError, TrainingError
 from train.encode import EncodedRow
 from train.objectives import get
-from train.scoring import Scorer, check_layouts, shared
+from train.scoring import Scorer, check_layouts, shared, split
 from train.scoring.families import Qwen2VL
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -111,6 +111,26 @@ def test_a_token_sees_the_prefix_and_its_own_response():
     assert torch.equal(additive == 0, expected[None, None])
     assert additive.dtype == torch.float16
     assert torch.isfinite(additive).all()
+
+
+def test_only_what_stands_behind_the_common_prefix_is_computed_with_a_mask(monkeypatch):
+    seen, real = [], split.sdpa_attention_forward
+
+    def record(module, query, key, value, mask, **options):
+        seen.append((query.shape[2], key.shape[2], None if mask is None else tuple(mask.shape)))
+        return real(module, query, key, value, mask, **options)
+
+    monkeypatch.setattr(split, "sdpa_attention_forward", record)
+    model, rows = make_model("llava"), encoded("llava", get("symmpo").combinations)
+    with torch.no_grad():
+        Scorer(model)(rows)
+    # prefixes of 23 and 22 tokens, the longest sequence of 39: see above
+    assert seen == [(22, 22, None), (17, 39, (4, 1, 17, 39))] * 2
+    seen.clear()
+    with torch.no_grad():
+        Scorer(model, "naive")(rows)
+    assert [query for query, *_ in seen] == [31] * 2  # whole sequences, the model's own mask
+    assert split.NAME not in model.config.to_json_string()
 
 
 def test_mrope_positions_restart_behind_the_prefix():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from config.errors import RecipeError, TrainingError
 from train.encode import EncodedRow
 from train.objectives import Combination
-from train.scoring import naive, shared
+from train.scoring import naive, shared, split
 from train.scoring.families import family_of
 from train.scoring.head import token_log_probs
 from train.scoring.packing import Entry, Owner, Packed
@@ -46,12 +46,15 @@ class Scorer(nn.Module):
         self.head_chunk = head_chunk
         if layout == "shared":
             shared.check(family_of(model), self.attention)
+            if self.attention == "sdpa":
+                split.use(family_of(model).base)
 
     @property
     def attention(self) -> str:
-        """The attention implementation of the language model."""
+        """The attention implementation the language model was loaded with."""
         language_model = family_of(self.model).base.model.language_model
-        return str(language_model.config._attn_implementation)
+        found = str(language_model.config._attn_implementation)
+        return "sdpa" if found == split.NAME else found
 
     def forward(self, rows: list[EncodedRow]) -> dict[Combination, Tensor]:
         """fp32 [rows] for each combination, summed over response tokens with end-of-sequence.
@@ -88,10 +91,13 @@ class Scorer(nn.Module):
         base = family_of(self.model).base
         embedding = base.get_input_embeddings().weight
         inputs = {name: tensor.to(embedding.device) for name, tensor in packed.inputs.items()}
+        options = {}
         if self.layout == "shared":
             segments = inputs.pop("segments")
             inputs["attention_mask"] = shared.mask(segments, self.attention, embedding.dtype)
-        output = base.model(**inputs, **features.of(packed.images), use_cache=False)
+            if self.attention == "sdpa":
+                options["shared_prefix"] = shared.common_prefix(packed.inputs["segments"])
+        output = base.model(**inputs, **features.of(packed.images), **options, use_cache=False)
         states: Tensor = output.last_hidden_state
         return states[packed.sequence.to(states.device), packed.column.to(states.device)]
 

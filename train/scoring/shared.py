@@ -74,3 +74,8 @@ def mask(segments: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
     if attention == "sdpa":
         return allowed
     return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def common_prefix(segments: Tensor) -> int:
+    """How many columns are prefix in every one of the sequences [S, L]."""
+    return int(segments.eq(PREFIX).all(0).sum())
