@@ -168,13 +168,27 @@ def show(
 
 
 @app.command()
+def report(
+    *,
+    root: Root,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    pairs: Annotated[int, typer.Option(help="How many pairs to show.", min=1, max=500)] = 24,
+    seed: Annotated[int, typer.Option(help="Which pairs are sampled.")] = 0,
+) -> None:
+    """Write one HTML page about the dataset: pairs, drops, lengths, costs, recipes."""
+    from cli import reporting
+
+    reporting.write_report(root, out, pairs, seed)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's world and dataset go.")] = Path(
         "demo-dataset"
     ),
-    scenes: Annotated[int, typer.Option(help="How many scenes to draw.", min=20)] = 120,
+    scenes: Annotated[int, typer.Option(help="How many scenes to draw.", min=20)] = 300,
 ) -> None:
-    """Run the main job offline, on scenes this project draws, with a stand-in for the models."""
+    """Run the main job offline, on scenes this project draws, with tiny real models."""
     from cli import demonstration
 
     demonstration.run(folder, scenes)

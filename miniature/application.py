@@ -1,4 +1,4 @@
-"""The stand-in server's routes: OpenAI's chat protocol, answered by rule.
+"""The stand-in server's routes: OpenAI's chat protocol, whoever it is that answers.
 
 POST /v1/chat/completions, GET /v1/models; and for whoever runs it, without a key, GET /stats and
 POST /faults ({"faults": [{"kind": "http_500", "probability": 0.1}], "seed": 0}).
@@ -10,27 +10,18 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from miniature.annotations import Annotation
-from miniature.answers import AnswerBook, UnknownImage
 from miniature.faults import ODD_CONTENT, REFUSED, Fault, FaultPlan, parse_fault, spoil
-from miniature.protocol import (
-    ChatCall,
-    Choice,
-    ProtocolError,
-    completion_body,
-    cut,
-    models_body,
-    parse_call,
-    stream_events,
-    usage_of,
-)
-from miniature.reader import UnreadableTask, answer_claims
+from miniature.protocol import ChatCall, parse_call
+from miniature.refusal import ProtocolError
+from miniature.replies import Answer, Choice, completion_body, models_body, stream_events, usage_of
+from miniature.services import Service
 from miniature.tally import Tally
 
 BODY_LIMIT = 64 * 1024 * 1024  # bytes of a request
@@ -48,19 +39,17 @@ class StandIn:
 
     def __init__(
         self,
-        annotations: Iterable[Annotation],
+        service: Service,
         *,
         api_key: str | None = None,
         latency_ms: float = 0.0,
-        gullible: bool = False,
         faults: Iterable[Fault] = (),
         fault_seed: int = 0,
         media_folder: Path | None = None,
     ) -> None:
-        self._book = AnswerBook(annotations)
+        self.service = service
         self._api_key = api_key
         self._latency_s = latency_ms / 1000
-        self._gullible = gullible
         self._plan = FaultPlan(faults, fault_seed)
         self._media_folder = media_folder
         self.tally = Tally()
@@ -93,7 +82,7 @@ class StandIn:
         return guarded
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        return _json(models_body())
+        return _json(models_body(self.service.models, self.service.stands_for))
 
     async def _stats(self, request: web.Request) -> web.StreamResponse:
         return _json(orjson.dumps(self.tally.as_dict()))
@@ -111,7 +100,7 @@ class StandIn:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         try:
-            call = parse_call(body, self._media_folder)
+            call = parse_call(body, self.service.models, self._media_folder)
         except ProtocolError as error:
             self.tally.refused(error.status)
             return _json(error.body, error.status)
@@ -139,43 +128,27 @@ class StandIn:
             if instead is not None:
                 return instead
         try:
-            choices = self._choices(call, number, fault)
-        except (UnknownImage, UnreadableTask, ProtocolError) as error:
-            return _json(ProtocolError(400, str(error)).body, 400)
-        usage = _usage(call, choices, fault)
-        self.tally.tokens(usage_of(call, choices))
+            answer = await self._answer(call, number, fault)
+        except ProtocolError as error:
+            return _json(error.body, error.status)
+        usage = _usage(answer, fault)
+        self.tally.tokens(usage_of(answer))
         if call.stream:
-            return await _streamed(request, stream_events(call, number, choices, usage))
-        body = completion_body(call, number, choices, usage)
+            return await _streamed(request, stream_events(call, number, answer.choices, usage))
+        body = completion_body(call, number, answer.choices, usage)
         if fault is not None and fault.kind == "truncated_body":
             return _json(body[: len(body) // 2])
         if fault is not None and fault.kind == "slow_bytes":
             return await _slowly(request, body, fault.seconds)
         return _json(body)
 
-    def _choices(self, call: ChatCall, number: int, fault: Fault | None) -> list[Choice]:
-        # As with a real model: greedy decoding ignores the seed, and no seed gives another
-        # answer each time.
-        seed = call.seed if call.seed is not None else number
-        choices = []
-        for index in range(call.n):
-            text = self._text(call, seed + index if call.temperature > 0 else 0)
-            # An odd content is odd whatever limit was asked for.
-            if fault is not None and fault.kind in ODD_CONTENT:
-                choices.append(Choice(spoil(fault, text), "stop"))
-            else:
-                choices.append(cut(text, call.stop, call.max_tokens))
-        return choices
-
-    def _text(self, call: ChatCall, seed: int) -> str:
-        if call.role == "claims":
-            return answer_claims(call.messages, self._gullible)
-        if len(call.images) != 1:
-            raise ProtocolError(400, f"{call.model} expects one image, got {len(call.images)}")
-        if call.role == "captioner":
-            return self._book.caption(call.images[0])
-        asked = [text for role, text in call.messages if role == "user"]
-        return self._book.reference(call.images[0], asked[-1] if asked else "", seed)
+    async def _answer(self, call: ChatCall, number: int, fault: Fault | None) -> Answer:
+        if fault is None or fault.kind not in ODD_CONTENT:
+            return await self.service.answer(call, number)
+        # An odd content is odd whatever limit was asked for.
+        answer = await self.service.answer(replace(call, stop=(), max_tokens=None), number)
+        spoilt = (Choice(spoil(fault, choice.text or ""), "stop") for choice in answer.choices)
+        return Answer(tuple(spoilt), answer.prompt_tokens)
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -197,12 +170,12 @@ def _instead(fault: Fault) -> web.Response | None:
     return _json(ProtocolError(status, f"stand-in fault {fault.kind}").body, status, headers)
 
 
-def _usage(call: ChatCall, choices: list[Choice], fault: Fault | None) -> dict[str, Any] | None:
+def _usage(answer: Answer, fault: Fault | None) -> dict[str, Any] | None:
     if fault is not None and fault.kind == "no_usage":
         return None
     if fault is not None and fault.kind == "bad_usage":
         return {"prompt_tokens": -1, "completion_tokens": None, "total_tokens": "many"}
-    return usage_of(call, choices)
+    return usage_of(answer)
 
 
 def _dropped(request: web.Request) -> web.Response:

@@ -1,5 +1,8 @@
 """Tiny checkpoints of the real encoder classes, with seeded random weights.
 
+Made in a moment, for tests that need a checkpoint and not what it knows; trained ones are in
+`miniature/weights`.
+
 They stand where a user's real checkpoints stand and are loaded by the same code. Random weights
 see colour and place, not meaning: neighbours are alike to the eye, and cosines are all high.
 """
@@ -7,9 +10,6 @@ see colour and place, not meaning: neighbours are alike to the eye, and cosines 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 CLIP_SIDE, DINO_SIDE = 48, 56
@@ -25,6 +25,8 @@ def make_clip(path: Path, seed: int = 0) -> Path:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
     from safetensors.torch import save_file
 
+    from miniature.making.training import whole
+
     vision = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 8, "image_size": CLIP_SIDE}
     text = {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
     with torch.random.fork_rng(devices=[]):
@@ -39,7 +41,7 @@ def make_clip(path: Path, seed: int = 0) -> Path:
             "resize_mode": "shortest",
         },
     }
-    with _whole(path) as part:
+    with whole(path) as part:
         (part / "open_clip_config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
         tensors = {k: v.contiguous() for k, v in sorted(model.state_dict().items())}
         save_file(tensors, part / weights.name)
@@ -52,6 +54,8 @@ def make_dino(path: Path, seed: int = 0) -> Path:
         return path
     import torch
     from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    from miniature.making.training import whole
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -71,18 +75,7 @@ def make_dino(path: Path, seed: int = 0) -> Path:
         image_mean=MEAN,
         image_std=STD,
     )
-    with _whole(path) as part:
+    with whole(path) as part:
         processor.save_pretrained(part)
         model.save_pretrained(part, safe_serialization=True)
     return path
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A folder that takes its name only once it is complete."""
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    shutil.rmtree(path, ignore_errors=True)
-    part.rename(path)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import orjson
-
-from miniature.answers import extract, rewrite
 
 _OPENING = re.compile(r"^<data>[ \t]*$", re.MULTILINE)
 _CLOSING = "</data>"
@@ -25,7 +23,14 @@ class UnreadableTask(ValueError):
     """The messages hold no data block that the claim model knows."""
 
 
-def answer_claims(messages: Sequence[tuple[str, str]], gullible: bool) -> str:
+class ClaimRules(NamedTuple):
+    """How a data block is answered: each rule takes the block's JSON and gives the answer's."""
+
+    extract: Callable[[dict[str, Any]], dict[str, Any]]
+    rewrite: Callable[[dict[str, Any]], dict[str, str | None]]
+
+
+def answer_claims(messages: Sequence[tuple[str, str]], gullible: bool, rules: ClaimRules) -> str:
     """The claim model's answer (JSON text) to messages of (role, text). Raises UnreadableTask."""
     block, outside = _divide(messages)
     if gullible:
@@ -39,16 +44,16 @@ def answer_claims(messages: Sequence[tuple[str, str]], gullible: bool) -> str:
         data = orjson.loads(block)
     except orjson.JSONDecodeError as error:
         raise UnreadableTask(f"the data block is not JSON: {error}") from error
-    return orjson.dumps(_answer(data)).decode()
+    return orjson.dumps(_answer(data, rules)).decode()
 
 
-def _answer(data: Any) -> dict[str, Any]:
+def _answer(data: Any, rules: ClaimRules) -> dict[str, Any]:
     keys = set(data) if isinstance(data, dict) else set()
     try:
         if {"question", "caption", "answers"} <= keys:
-            return extract(data)
+            return rules.extract(data)
         if {"question", "consistent", "inconsistent"} <= keys:
-            return rewrite(data)
+            return rules.rewrite(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableTask(f"the data block has a wrong field: {error!r}") from error
     raise UnreadableTask(

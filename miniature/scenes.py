@@ -1,7 +1,9 @@
 """Small scenes with exact truth: coloured shapes on a three by three grid.
 
-Scenes come in themes: a theme prefers a few objects and cells, so that a scene's neighbours share
-objects with it. The same seed gives the same bytes.
+Scenes come in themes: a theme is a palette of two colours and three shapes, prefers some of their
+six objects and some cells, so that a scene's neighbours share objects with it. Scenes are numbered
+and each is drawn from its number alone: the same number gives the same bytes. The three splits
+have numbers of their own; test scenes come in other themes' proportions, and mix their themes more.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from dataclasses import dataclass
 from math import cos, pi, sin
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from config.digest import image_digest
 from miniature.annotations import Annotation, write_annotations, write_if_changed
 from miniature.vocabulary import COLOURS, PLACES, SCENE_OBJECTS, SHAPES, SIZES, with_article
 
-SIDE = 160
+SIDE = 60
 CELL = SIDE // 3
-RADIUS = {"small": 12, "large": 20}
-JITTER = 4
+RADIUS = {"small": 5, "large": 8}
+JITTER = 2
 PAINT = {
     "red": (206, 44, 38),
     "green": (44, 150, 66),
@@ -31,8 +34,37 @@ PAINT = {
     "purple": (132, 60, 168),
     "orange": (238, 134, 36),
 }
-THEMES = 6
-KEEPS_THEME = 0.8
+SHADE = 10  # an object's colour is up to this far from its paint, a channel
+GRAIN = 6  # and every pixel up to this far from its own colour
+
+# A theme is one of these pairs of colours with one of these triples of shapes.
+COLOUR_PAIRS = (("red", "orange"), ("green", "yellow"), ("blue", "purple"))
+SHAPE_TRIPLES = (("circle", "square", "triangle"), ("star", "cross", "diamond"))
+THEMES = len(COLOUR_PAIRS) * len(SHAPE_TRIPLES)
+PREFERENCE = (4, 3, 2, 2, 1, 1)  # how often a theme's objects come, the first most often
+HOME_CELLS = ((0, 1, 4), (2, 4, 5), (3, 6, 7), (5, 7, 8), (0, 3, 8), (1, 2, 6))
+AT_HOME = 3  # a home cell is taken this many times as often as another one
+
+
+@dataclass(frozen=True)
+class Split:
+    """`first`: the number of its first scene. `themes`: the proportions of the themes.
+
+    `keeps_theme`: the share of objects drawn from their scene's theme; the others may be any.
+    """
+
+    first: int
+    themes: tuple[int, ...]
+    keeps_theme: float
+
+
+SPLIT_SIZE = 1_000_000_000
+SEED_SIZE = 1_000_000
+SPLITS = {
+    "train": Split(0, (2, 1, 2, 1, 2, 1), 0.8),
+    "validation": Split(SPLIT_SIZE, (2, 1, 2, 1, 2, 1), 0.8),
+    "test": Split(2 * SPLIT_SIZE, (1, 2, 1, 2, 1, 2), 0.6),
+}
 DESCRIBE = (
     "Describe this picture in detail.",
     "What can you see in the picture?",
@@ -60,10 +92,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn, in reading order, and the seed of its jitter and ground."""
+    """What is drawn, in reading order, and the seed of its jitter, shades and grain.
+
+    `theme` is the number of the theme it was drawn from, None for a scene of one's own.
+    """
 
     things: tuple[Thing, ...]
     seed: int
+    theme: int | None = None
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -73,8 +109,8 @@ class Scene:
     def sentences(self) -> tuple[str, ...]:
         return tuple(thing.sentence for thing in self.things)
 
-    def render(self) -> bytes:
-        """A PNG of SIDE x SIDE pixels."""
+    def picture(self) -> Image.Image:
+        """An RGB picture of SIDE x SIDE pixels."""
         draw_from = random.Random(self.seed)
         ground = tuple(draw_from.randint(222, 246) for _ in range(3))
         picture = Image.new("RGB", (SIDE, SIDE), ground)
@@ -83,14 +119,27 @@ class Scene:
             row, column = divmod(thing.place, 3)
             x = column * CELL + CELL // 2 + draw_from.randint(-JITTER, JITTER)
             y = row * CELL + CELL // 2 + draw_from.randint(-JITTER, JITTER)
-            _draw(canvas, thing, x, y)
+            shade = tuple(
+                min(255, max(0, channel + draw_from.randint(-SHADE, SHADE)))
+                for channel in PAINT[thing.colour]
+            )
+            _draw(canvas, thing, x, y, shade)
+        grain = np.random.default_rng(self.seed).integers(
+            -GRAIN, GRAIN + 1, (SIDE, SIDE, 3), dtype=np.int16
+        )
+        return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
+
+    def render(self) -> bytes:
+        """The picture as a PNG."""
         out = io.BytesIO()
-        picture.save(out, "PNG")
+        self.picture().save(out, "PNG", compress_level=1)
         return out.getvalue()
 
 
-def _draw(canvas: ImageDraw.ImageDraw, thing: Thing, x: int, y: int) -> None:
-    r, paint = RADIUS[thing.size], PAINT[thing.colour]
+def _draw(
+    canvas: ImageDraw.ImageDraw, thing: Thing, x: int, y: int, paint: tuple[int, ...]
+) -> None:
+    r = RADIUS[thing.size]
     if thing.shape == "circle":
         canvas.ellipse((x - r, y - r, x + r, y + r), fill=paint)
     elif thing.shape == "square":
@@ -116,33 +165,62 @@ def _star(x: int, y: int, r: int) -> list[tuple[float, float]]:
     return points
 
 
-def make_scenes(n: int, seed: int = 0) -> list[Scene]:
-    """n scenes of 1 to 5 objects; four fifths of the objects keep to their scene's theme."""
-    draw_from = random.Random(seed)
-    themes = [draw_from.sample(SCENE_OBJECTS, len(SCENE_OBJECTS) // THEMES) for _ in range(THEMES)]
-    return [_scene(draw_from, draw_from.choice(themes)) for _ in range(n)]
+def theme_objects(theme: int) -> tuple[str, ...]:
+    """The six objects of a theme (0 to THEMES - 1), the most frequent one first."""
+    pair, triple = divmod(theme, len(SHAPE_TRIPLES))
+    names = [
+        f"{colour} {shape}" for shape in SHAPE_TRIPLES[triple] for colour in COLOUR_PAIRS[pair]
+    ]
+    return (*names[theme:], *names[:theme])
 
 
-def _scene(draw_from: random.Random, theme: list[str]) -> Scene:
-    places = sorted(draw_from.sample(range(len(PLACES)), draw_from.randint(1, 5)))
+def make_scenes(n: int, seed: int = 0, split: str = "train") -> list[Scene]:
+    """n scenes of 1 to 5 objects; more of the same seed begin with the same ones.
+
+    Scenes of two splits, or of two seeds, have no number in common. Raises ValueError where the
+    split is unknown, or n or the seed exceeds the numbers there are.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    if not 0 <= n <= SEED_SIZE or not 0 <= seed < SPLIT_SIZE // SEED_SIZE:
+        raise ValueError(
+            f"{n} scenes of seed {seed}; expected at most {SEED_SIZE} "
+            f"and a seed below {SPLIT_SIZE // SEED_SIZE}"
+        )
+    first = SPLITS[split].first + seed * SEED_SIZE
+    return [_scene(number, SPLITS[split]) for number in range(first, first + n)]
+
+
+def _scene(number: int, split: Split) -> Scene:
+    draw_from = random.Random(number)
+    theme = draw_from.choices(range(THEMES), split.themes)[0]
     things = []
-    for place in places:
-        if draw_from.random() < KEEPS_THEME:
-            colour, shape = draw_from.choice(theme).split()
+    for place in sorted(_places(theme, draw_from.randint(1, 5), draw_from)):
+        if draw_from.random() < split.keeps_theme:
+            colour, shape = draw_from.choices(theme_objects(theme), PREFERENCE)[0].split()
         else:
             colour, shape = draw_from.choice(COLOURS), draw_from.choice(SHAPES)
         things.append(Thing(colour, shape, draw_from.choice(SIZES), place))
-    return Scene(tuple(things), draw_from.getrandbits(32))
+    return Scene(tuple(things), number, theme)
 
 
-def write_world(folder: Path, n: int, seed: int = 0) -> list[Annotation]:
+def _places(theme: int, n: int, draw_from: random.Random) -> list[int]:
+    free, taken = list(range(len(PLACES))), []
+    for _ in range(n):
+        weights = [AT_HOME if place in HOME_CELLS[theme] else 1 for place in free]
+        taken.append(draw_from.choices(free, weights)[0])
+        free.remove(taken[-1])
+    return taken
+
+
+def write_world(folder: Path, n: int, seed: int = 0, split: str = "train") -> list[Annotation]:
     """Writes images, prompts.jsonl and annotations.jsonl; leaves files that are right untouched.
 
     Each scene is asked for a description, and every other one whether an object is there.
     """
     draw_from = random.Random(seed + 1)
     prompts, annotations = [], []
-    for number, scene in enumerate(make_scenes(n, seed)):
+    for number, scene in enumerate(make_scenes(n, seed, split)):
         data = scene.render()
         name = f"scene-{number:05d}"
         write_if_changed(folder / "images" / f"{name}.png", data)

@@ -1,12 +1,18 @@
-"""A model server that needs no model: OpenAI's chat protocol over loopback, answers by rule.
+"""The miniature world's model server: OpenAI's chat protocol over loopback.
 
-In a test:
+It answers from checkpoints of tiny models, and the claim role by rule:
+
+    python -m miniature.server --captioner DIR --reference DIR
+
+or all three roles by rule, from what is written of each image:
+
+    python -m miniature.server --annotations FILE
+
+It prints its URL as the first line, says on the error output what it stands in for, and serves
+until it is told to end (SIGTERM or Ctrl-C). In a test:
 
     with StandInServer(annotations) as server:
         ...  # server.base_url, server.stats(), server.set_faults(["http_500:3"])
-
-As a process of its own, `python -m miniature.server --annotations FILE --port 0` prints its URL as
-the first line, then serves until it is told to end (SIGTERM or Ctrl-C).
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from config.errors import InputError
 from miniature.annotations import Annotation, load_annotations
 from miniature.application import StandIn
 from miniature.faults import Fault, parse_fault
+from miniature.services import RuleService, Service
 
 LOOPBACK = "127.0.0.1"
 GRACE_S = 0.1  # how long calls in flight may go on once the server is told to end
@@ -34,13 +41,15 @@ GRACE_S = 0.1  # how long calls in flight may go on once the server is told to e
 class StandInServer:
     """The server on a thread of its own. A port of 0 takes a free one.
 
-    The options are those of `miniature.application.StandIn`; faults may be given as text.
+    It answers by rule from the annotations, or with `service`, which it closes at its end. The
+    other options are those of `miniature.application.StandIn`; faults may be given as text.
     """
 
     def __init__(
         self,
         annotations: Iterable[Annotation] = (),
         *,
+        service: Service | None = None,
         port: int = 0,
         api_key: str | None = None,
         latency_ms: float = 0.0,
@@ -50,10 +59,9 @@ class StandInServer:
         media_folder: Path | None = None,
     ) -> None:
         self._stand_in = StandIn(
-            annotations,
+            service or RuleService(annotations, gullible=gullible),
             api_key=api_key,
             latency_ms=latency_ms,
-            gullible=gullible,
             faults=map(as_fault, faults),
             fault_seed=fault_seed,
             media_folder=media_folder,
@@ -147,6 +155,7 @@ async def serve(stand_in: StandIn, port: int, ready: Callable[[str], None]) -> N
         await stand_in.closing.wait()
     finally:
         await runner.cleanup()
+        await asyncio.to_thread(stand_in.service.close)
 
 
 def as_fault(given: Fault | str | Mapping[str, Any]) -> Fault:
@@ -157,15 +166,16 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; answers the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        annotations = load_annotations(options.annotations)
+        service = _service(options)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    for name, role in service.models.items():
+        print(f"{name}: {service.stands_for[role]}", file=sys.stderr, flush=True)
     stand_in = StandIn(
-        annotations,
+        service,
         api_key=options.api_key,
         latency_ms=options.latency_ms,
-        gullible=options.gullible,
         faults=options.fault,
         fault_seed=options.fault_seed,
         media_folder=options.media_folder,
@@ -176,6 +186,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"port {options.port} on {LOOPBACK} cannot be opened: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _service(options: argparse.Namespace) -> Service:
+    """Who answers. Raises InputError where the options do not say it, or name what is not there."""
+    folders = (options.captioner, options.reference)
+    if options.annotations is not None and folders == (None, None):
+        return RuleService(load_annotations(options.annotations), gullible=options.gullible)
+    if options.annotations is not None or None in folders or options.gullible:
+        raise InputError(
+            "expected --captioner DIR and --reference DIR, or --annotations FILE, alone or "
+            "with --gullible; see --help"
+        )
+    from miniature.model_service import ModelService  # torch, which the rules do without
+
+    return ModelService.load(*folders)
 
 
 async def _serve_until_told(stand_in: StandIn, port: int) -> None:
@@ -189,7 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m miniature.server", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--annotations", type=Path, required=True, help="JSON lines: sha256, captions, objects")
+    add("--captioner", type=Path, help="the captioner's checkpoint, a folder")
+    add("--reference", type=Path, help="the reference model's checkpoint, a folder")
+    add("--annotations", type=Path, help="answer by rule: JSON lines of sha256, captions, objects")
     add("--port", type=int, default=0, help="0 takes a free port (default)")
     add("--api-key", help="refuse callers without this key")
     add("--latency-ms", type=float, default=0.0, help="wait this long before each answer")

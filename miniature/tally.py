@@ -28,7 +28,7 @@ class Tally:
         """Counts a call that was understood; answers its number, from 1."""
         self._calls[call.role] += 1
         self._models[call.model] += 1
-        self._images += len(call.images)
+        self._images += len(call.pictures)
         self._bodies.add(hashlib.blake2b(body, digest_size=16).digest())
         self._in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._in_flight)

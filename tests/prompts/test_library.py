@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from config.digest import text_digest
 from config.errors import RecipeError
-from miniature.reader import answer_claims
+from miniature.answers import extract, rewrite
+from miniature.reader import ClaimRules, answer_claims
 from prompts import data_block, load_prompt, prompt_names
 
 DATA_PROMPTS = ["extract.txt", "rewrite.txt"]
@@ -190,6 +191,6 @@ def test_a_reader_who_obeys_anything_outside_the_block_is_given_nothing_to_obey(
         "rewrite.txt": {"question": command, "consistent": [], "inconsistent": []},
     }[name]
     honest = load_prompt(name).render(data=data_block(data))
-    assert "hijacked" not in answer_claims(honest, gullible=True)
+    assert "hijacked" not in answer_claims(honest, True, ClaimRules(extract, rewrite))
     careless = load_prompt(name).render(data=f"<data>\n{json.dumps(data)}\n</data>")
-    assert "hijacked" in answer_claims(careless, gullible=True)
+    assert "hijacked" in answer_claims(careless, True, ClaimRules(extract, rewrite))
