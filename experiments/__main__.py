@@ -1,0 +1,62 @@
+"""`python -m experiments --out DIR`: does preference training cure the miniature world's fault?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parents[1] / "miniature" / "weights"
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("experiment"), help="dataset, runs, report"
+    )
+    parser.add_argument("--jobs", type=_positive, default=2, help="runs at a time, one core each")
+    parser.add_argument("--scenes", type=_positive, default=360, help="scenes of the dataset")
+    parser.add_argument("--seeds", type=_positive, default=3, help="of every arm at every rate")
+    parser.add_argument(
+        "--more-seeds", type=int, default=3, help="besides, of SymMPO and its ablations"
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=WEIGHTS, help="the miniature models' folder"
+    )
+    return parser.parse_args(given)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1")
+    return value
+
+
+def main(given: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 refused or failed."""
+    options = arguments(given)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from config.errors import VisprefError
+    from experiments.campaign import Size, experiment
+    from experiments.report import plot, tables
+
+    size = Size(options.scenes, options.seeds, options.more_seeds)
+    try:
+        outcome = experiment(options.out, options.weights, size, options.jobs)
+    except VisprefError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    text = tables(outcome)
+    (options.out / "report.md").write_text(text, encoding="utf-8")
+    plot(outcome, options.out / "chairs-coverage.png")
+    print(text)
+    print(f"The report and its plot are in {options.out.absolute()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
