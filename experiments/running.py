@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from config.errors import StorageError
@@ -27,7 +26,7 @@ from storage.root import Root
 from train.encode import EncodedRow, Encoder
 from train.guards import Watch
 from train.loop import check_first_batch, one_step, stop_if_lost
-from train.models import load_base, load_processor
+from train.models import load_processor
 from train.objectives import Combination
 from train.objectives.symmpo import M_YW
 from train.recipe import Recipe, parse_recipe
@@ -44,12 +43,16 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class Setting:
-    """Where an experiment's runs find and leave things. scenes: (validation, test)."""
+    """Where an experiment's runs find and leave things.
+
+    scenes: (validation, test). step: rows of an optimiser step.
+    """
 
     out: Path
     weights: Path
     variants: Mapping[str, str]
     scenes: tuple[int, int] = (200, 400)
+    step: int = 16
 
     @property
     def reference(self) -> Path:
@@ -74,7 +77,7 @@ def recipe_of(job: Job, setting: Setting) -> Recipe:
         "objective": {"name": arm.objective, "parameters": dict(arm.parameters)},
         "reference": {"kind": "none" if arm.objective == "sft" else "cache"},
         "data": {"digest": setting.variants[arm.neighbours], "max_tokens": MAX_TOKENS},
-        "batch": {"rows": 16, "tokens": 8192, "gradient_checkpointing": False},
+        "batch": {"rows": setting.step, "tokens": 8192, "gradient_checkpointing": False},
         "optimiser": {"learning_rate": job.rate, "epochs": 2},
         "trackers": [],
     })  # fmt: skip
