@@ -1,6 +1,6 @@
 """The shipped models do what their card says, on scenes that they have not seen.
 
-The bounds leave a margin of several standard errors of two hundred scenes.
+The bounds leave a margin of several standard errors of two hundred descriptions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from miniature.scenes import make_scenes
 
 ACCOUNT = json.loads((SHIPPED / "recipe.json").read_text(encoding="utf-8"))
 README = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
-SCENES = 150
+SCENES = 100
 
 
 def test_the_shipped_models_are_of_this_recipe() -> None:
