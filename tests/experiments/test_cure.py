@@ -13,6 +13,7 @@ import os
 import pytest
 import torch
 
+from cli.demonstration import WEIGHTS
 from config.digest import seed_of
 from experiments.data import root_of, write_dataset
 from experiments.measures import answer_scores
@@ -102,14 +103,7 @@ def records(scenes, pictures, texts):
 
 
 @pytest.fixture(scope="module")
-def weights():
-    from cli.demonstration import WEIGHTS
-
-    return __import__("pathlib").Path("/tmp/mw_out") if not WEIGHTS.exists() else WEIGHTS
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory, weights):
+def pairs(tmp_path_factory):
     """The setting of a run over the pairs, and the pairs with their scenes."""
     out = tmp_path_factory.mktemp("cure")
     root = Root(root_of(out / "dataset"))
@@ -118,11 +112,11 @@ def pairs(tmp_path_factory, weights):
     pictures = [Picture(hashlib.sha256(png).hexdigest(), png) for png in data]
     for number, png in enumerate(data):
         root.write_bytes(f"images/{number}.png", png)
-    captions = ask(weights / "captioner", pictures, CAPTION, 1, 0.0)
-    sampled = ask(weights / "reference", pictures, PROMPT, K, 1.0)
+    captions = ask(WEIGHTS / "captioner", pictures, CAPTION, 1, 0.0)
+    sampled = ask(WEIGHTS / "reference", pictures, PROMPT, K, 1.0)
     texts = [both_sides(one[0], answers) for one, answers in zip(captions, sampled, strict=True)]
     rows = list(records(scenes, pictures, texts))
-    setting = Setting(out, weights, {NEAREST: write_dataset(root, rows)}, (200, 0), step=8)
+    setting = Setting(out, WEIGHTS, {NEAREST: write_dataset(root, rows)}, (200, 0), step=8)
     return setting, [(row, scenes[int(row["row_id"].removeprefix("row-"))]) for row in rows]
 
 
