@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=_positive, default=2, help="runs at a time, one core each")
     parser.add_argument("--scenes", type=_positive, default=360, help="scenes of the dataset")
-    parser.add_argument("--seeds", type=_positive, default=3, help="of every arm at every rate")
+    parser.add_argument("--seeds", type=_positive, default=3, help="of every method at every rate")
     parser.add_argument(
-        "--more-seeds", type=int, default=3, help="besides, of SymMPO and its ablations"
+        "--more-seeds", type=int, default=2, help="besides, of SymMPO and its ablations"
     )
     parser.add_argument(
         "--weights", type=Path, default=WEIGHTS, help="the miniature models' folder"
@@ -34,8 +35,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _stop(number: int, frame: object) -> None:
+    """A signal to end is Ctrl-C: the workers are waited for, and none is left behind."""
+    raise KeyboardInterrupt
+
+
 def main(given: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 refused or failed."""
+    """Exit codes: 0 done, 1 refused or failed, 130 stopped by a signal."""
     options = arguments(given)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -44,12 +50,16 @@ def main(given: list[str] | None = None) -> int:
     from experiments.campaign import Size, experiment
     from experiments.report import plot, tables
 
+    signal.signal(signal.SIGTERM, _stop)
     size = Size(options.scenes, options.seeds, options.more_seeds)
     try:
         outcome = experiment(options.out, options.weights, size, options.jobs)
     except VisprefError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. Finished runs are kept; the same command goes on.", file=sys.stderr)
+        return 130
     text = tables(outcome)
     (options.out / "report.md").write_text(text, encoding="utf-8")
     plot(outcome, options.out / "chairs-coverage.png")

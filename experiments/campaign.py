@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ from experiments.plan import ABLATIONS, METHODS, RATES, SYMMPO, Job, chosen_rate
 
 Scores = dict[str, Any]
 Results = dict[Job, Scores]
+Work = Callable[[Job, Any], Scores]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run. seeds: of every arm at every rate; more_seeds: SymMPO and its ablations at
-    SymMPO's rate have these besides. validation and test count scenes."""
+    """How much is run. seeds: of every method at every rate, and of SymMPO's ablations at its rate
+    and at the highest; more_seeds: SymMPO and its ablations at its rate have these besides.
+    validation and test count scenes."""
 
     scenes: int = 360
     seeds: int = 3
-    more_seeds: int = 3
+    more_seeds: int = 2
     rates: tuple[float, ...] = RATES
     validation: int = 200
     test: int = 400
@@ -53,19 +55,23 @@ def experiment(out: Path, weights: Path, size: Size, jobs: int) -> Outcome:
     with pool(jobs) as workers:
         base = workers.submit(running.base_on_validation, setting)
         base_test = workers.submit(running.test_run, None, setting)
-        runs = grid([*METHODS, *ABLATIONS], size.rates, range(size.seeds))
-        validation = _all(workers, running.train_run, runs, setting, "trained")
+        runs = grid(METHODS, size.rates, range(size.seeds))
+        validation = run_all(workers, running.train_run, runs, setting)
         rates = {arm.name: chosen_rate(validation, arm.name) for arm in METHODS}
         rates |= {arm.name: rates[SYMMPO.name] for arm in ABLATIONS}
-        validation |= _all(workers, running.train_run, _more(size, rates), setting, "trained")
-        chosen = sorted(job for job in validation if job.rate == rates[job.arm])
-        test = _all(workers, running.test_run, chosen, setting, "tested")
+        runs = ablation_jobs(size, rates[SYMMPO.name])
+        validation |= run_all(workers, running.train_run, runs, setting)
+        runs = sorted(job for job in validation if job.rate == rates[job.arm])
+        test = run_all(workers, running.test_run, runs, setting)
+        runs = grid(ABLATIONS, [max(size.rates)], range(size.seeds))
+        validation |= run_all(workers, running.train_run, runs, setting)
         return Outcome(base.result(), base_test.result(), validation, test, rates)
 
 
-def _more(size: Size, rates: dict[str, float]) -> list[Job]:
-    seeds = range(size.seeds, size.seeds + size.more_seeds)
-    return grid([SYMMPO, *ABLATIONS], [rates[SYMMPO.name]], seeds)
+def ablation_jobs(size: Size, rate: float) -> list[Job]:
+    """The ablations at SymMPO's rate, with more seeds, which SymMPO then has too."""
+    more = range(size.seeds, size.seeds + size.more_seeds)
+    return [*grid(ABLATIONS, [rate], range(size.seeds)), *grid([SYMMPO, *ABLATIONS], [rate], more)]
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:
@@ -81,10 +87,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _all(
-    workers: ProcessPoolExecutor, work: Any, jobs: Sequence[Job], setting: Any, done: str
-) -> Results:
-    """What `work` gives for every job; the first failure ends the rest."""
+def run_all(workers: Executor, work: Work, jobs: Sequence[Job], setting: Any) -> Results:
+    """What `work(job, setting)` gives for every job; the first failure ends the rest and is raised."""
     began, found = time.monotonic(), {}
     futures: dict[Future[Scores], Job] = {workers.submit(work, job, setting): job for job in jobs}
     try:
@@ -92,8 +96,8 @@ def _all(
             job = futures[future]
             found[job] = future.result()
             left = (time.monotonic() - began) / len(found) * (len(jobs) - len(found))
-            print(f"{done} {job.name}: {len(found)} of {len(jobs)}, {left / 60:.0f} min left",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            told = f"{job.name}: {len(found)} of {len(jobs)}, {left / 60:.0f} min left"
+            print(told, file=sys.stderr, flush=True)
     finally:
         for future in futures:
             future.cancel()

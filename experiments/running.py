@@ -36,7 +36,7 @@ from train.setup import Run, make_accelerator, open_run
 
 BASE = "base"
 SELECTION_KINDS = ("describe", "thorough", "yes_no")  # what the rate is chosen by; cheap
-TEST_KINDS = ("describe", "thorough", "relate", "count", "yes_no", "at")
+TEST_KINDS = ("describe", "thorough", "count", "yes_no", "at")
 DRIFT_ROWS = 100  # training rows on which the chosen answer's drift is measured
 MAX_TOKENS = 512
 
