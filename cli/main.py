@@ -200,7 +200,7 @@ def experiment(
         Path("experiment")
     ),
     jobs: Annotated[int, typer.Option(help="Runs at a time, one core each.", min=1)] = 2,
-    seeds: Annotated[int, typer.Option(help="Of every method at every learning rate.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Of all arms at their learning rates.", min=1)] = 3,
 ) -> None:
     """Train the miniature world's model by every method and measure the cure (half an hour)."""
     from cli import experimenting

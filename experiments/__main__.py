@@ -18,9 +18,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=_positive, default=2, help="runs at a time, one core each")
     parser.add_argument("--scenes", type=_positive, default=360, help="scenes of the dataset")
-    parser.add_argument("--seeds", type=_positive, default=3, help="of every method at every rate")
+    parser.add_argument("--seeds", type=_positive, default=3, help="of all arms at their rates")
     parser.add_argument(
-        "--more-seeds", type=int, default=2, help="besides, of SymMPO and its ablations"
+        "--highest",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="SymMPO and its ablations at the highest rate too",
     )
     parser.add_argument(
         "--weights", type=Path, default=WEIGHTS, help="the miniature models' folder"
@@ -51,7 +54,7 @@ def main(given: list[str] | None = None) -> int:
     from experiments.report import plot, tables
 
     signal.signal(signal.SIGTERM, _stop)
-    size = Size(options.scenes, options.seeds, options.more_seeds)
+    size = Size(options.scenes, seeds=options.seeds, highest=options.highest)
     try:
         outcome = experiment(options.out, options.weights, size, options.jobs)
     except VisprefError as error:

@@ -21,14 +21,15 @@ Work = Callable[[Job, Any], Scores]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run. seeds: of every method at every rate, and of SymMPO's ablations at its rate
-    and at the highest; more_seeds: SymMPO and its ablations at its rate have these besides.
-    validation and test count scenes."""
+    """How much is run. grid_seeds: of every method at every rate, by which the rate is chosen; seeds:
+    of all arms at their rates. highest: SymMPO and its ablations at the highest rate too. validation
+    and test count scenes."""
 
     scenes: int = 360
+    grid_seeds: int = 2
     seeds: int = 3
-    more_seeds: int = 2
     rates: tuple[float, ...] = RATES
+    highest: bool = True
     validation: int = 200
     test: int = 400
 
@@ -55,23 +56,21 @@ def experiment(out: Path, weights: Path, size: Size, jobs: int) -> Outcome:
     with pool(jobs) as workers:
         base = workers.submit(running.base_on_validation, setting)
         base_test = workers.submit(running.test_run, None, setting)
-        runs = grid(METHODS, size.rates, range(size.seeds))
+        runs = grid(METHODS, size.rates, range(min(size.grid_seeds, size.seeds)))
         validation = run_all(workers, running.train_run, runs, setting)
         rates = {arm.name: chosen_rate(validation, arm.name) for arm in METHODS}
         rates |= {arm.name: rates[SYMMPO.name] for arm in ABLATIONS}
-        runs = ablation_jobs(size, rates[SYMMPO.name])
-        validation |= run_all(workers, running.train_run, runs, setting)
-        runs = sorted(job for job in validation if job.rate == rates[job.arm])
+        runs = [Job(arm, rate, seed) for seed in range(size.seeds) for arm, rate in rates.items()]
+        at_rates = run_all(workers, running.train_run, runs, setting)
         test = run_all(workers, running.test_run, runs, setting)
-        runs = grid(ABLATIONS, [max(size.rates)], range(size.seeds))
-        validation |= run_all(workers, running.train_run, runs, setting)
+        runs = highest_jobs(size) if size.highest else []
+        validation |= at_rates | run_all(workers, running.train_run, runs, setting)
         return Outcome(base.result(), base_test.result(), validation, test, rates)
 
 
-def ablation_jobs(size: Size, rate: float) -> list[Job]:
-    """The ablations at SymMPO's rate, with more seeds, which SymMPO then has too."""
-    more = range(size.seeds, size.seeds + size.more_seeds)
-    return [*grid(ABLATIONS, [rate], range(size.seeds)), *grid([SYMMPO, *ABLATIONS], [rate], more)]
+def highest_jobs(size: Size) -> list[Job]:
+    """SymMPO and its ablations where training is roughest, and what a term guards against shows."""
+    return grid([SYMMPO, *ABLATIONS], [max(size.rates)], range(size.seeds))
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:

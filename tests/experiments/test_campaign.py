@@ -2,17 +2,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from experiments.campaign import Size, ablation_jobs, run_all
+from experiments.campaign import Size, highest_jobs, run_all
 from experiments.plan import ABLATIONS, METHODS, SYMMPO, Job, grid
 
 
-def test_ablations_have_the_seeds_that_symmpo_has_at_its_rate():
-    jobs = ablation_jobs(Size(seeds=3, more_seeds=2), 1e-5)
-    assert len(set(jobs)) == len(jobs)
-    assert {job.rate for job in jobs} == {1e-5}
-    for arm in ABLATIONS:
-        assert {job.seed for job in jobs if job.arm == arm.name} == {0, 1, 2, 3, 4}
-    assert {job.seed for job in jobs if job.arm == SYMMPO.name} == {3, 4}  # the grid has the others
+def test_symmpo_and_each_ablation_are_paired_at_the_highest_rate():
+    jobs = highest_jobs(Size(seeds=3, rates=(1e-5, 3e-4, 1e-4)))
+    assert {job.rate for job in jobs} == {3e-4}
+    for arm in (SYMMPO, *ABLATIONS):
+        assert {job.seed for job in jobs if job.arm == arm.name} == {0, 1, 2}
 
 
 def test_every_job_gets_its_own_result():

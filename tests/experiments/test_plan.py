@@ -31,21 +31,30 @@ def test_names_of_runs_are_all_different():
 
 def test_the_rate_is_chosen_by_the_mean_over_seeds():
     scores = {
-        Job("DPO", 1e-5, 0): {"exact": 60.0},
-        Job("DPO", 1e-5, 1): {"exact": 80.0},
-        Job("DPO", 1e-4, 0): {"exact": 90.0},
-        Job("DPO", 1e-4, 1): {"exact": 40.0},
-        Job("mDPO", 1e-4, 0): {"exact": 99.0},
+        Job("DPO", 1e-5, 0): {"exact": 60.0, "yes_no": 70.0},
+        Job("DPO", 1e-5, 1): {"exact": 80.0, "yes_no": 70.0},
+        Job("DPO", 1e-4, 0): {"exact": 90.0, "yes_no": 70.0},
+        Job("DPO", 1e-4, 1): {"exact": 40.0, "yes_no": 70.0},
+        Job("mDPO", 1e-4, 0): {"exact": 99.0, "yes_no": 40.0},
     }
     assert chosen_rate(scores, "DPO") == 1e-5
     assert chosen_rate(scores, "mDPO") == 1e-4
 
 
+def test_a_rate_that_ruins_the_questions_is_not_chosen():
+    scores = {
+        Job("DPO", 1e-4, 0): {"exact": 90.0, "yes_no": 80.0},
+        Job("DPO", 1e-3, 0): {"exact": 95.0, "yes_no": 60.0},
+    }
+    assert chosen_rate(scores, "DPO") == 1e-4
+
+
 def test_of_equal_rates_the_lower_is_chosen():
-    scores = {Job("DPO", rate, 0): {"exact": 50.0} for rate in (3e-4, 1e-5, 1e-4)}
+    values = {"exact": 50.0, "yes_no": 50.0}
+    scores = {Job("DPO", rate, 0): values for rate in (3e-4, 1e-5, 1e-4)}
     assert chosen_rate(scores, "DPO") == 1e-5
 
 
 def test_an_arm_without_runs_is_named():
     with pytest.raises(ValueError, match=r"no run of arm 'DPO'; there are \['mDPO'\]"):
-        chosen_rate({Job("mDPO", 1e-4, 0): {"exact": 1.0}}, "DPO")
+        chosen_rate({Job("mDPO", 1e-4, 0): {}}, "DPO")
