@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # Number of test processes; the suite is written for two cores.
 JOBS ?= 2
 
+# Compiled modules are kept: a machine that says not to keep them compiles torch at every start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow lint format setup clean
 
 $(READY): pyproject.toml constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def _rows(work: Work, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
         "id": answer_id, "key": key, "unit": unit, "image": image, "prompt": prompt, "k": 0,
         "seed": 0, "text": answer, "content": text_digest(answer), **accounting,
     }  # fmt: skip
-    compared = text_digest(f"{unit}:{text_digest(caption)}:{text_digest(answer)}")
+    # The extraction's key, as `extract_keys_sql` makes it of one answer.
+    answers = int.from_bytes(hashlib.md5(f"0:{text_digest(answer)}".encode()).digest(), "little")
+    compared = text_digest(f"{unit}:{text_digest(caption)}:{answers}")
     extraction = row_identity(work.chain.of(EXTRACT), compared)
     yield "extractions", {
         "id": extraction, "key": compared, "unit": unit, "caption_id": "", "answer_ids": [answer_id],

@@ -182,6 +182,27 @@ def report(
 
 
 @app.command()
+def train(
+    *,
+    recipe: Annotated[str, typer.Option(help="A training recipe's name or YAML file.")],
+    root: Annotated[str, typer.Option("--data", help="The dataset: a folder or an fsspec URL.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where checkpoints, logs and the trained model go.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. seed=1.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print memory and time estimates; train nothing.")
+    ] = False,
+) -> None:
+    """Train a model on the dataset, or go on with a run that was stopped."""
+    from cli import training
+
+    training.run_training(recipe, root, out, override or [], dry_run)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's world and dataset go.")] = Path(
         "demo-dataset"

@@ -40,6 +40,8 @@ def extract(data: dict[str, Any]) -> dict[str, Any]:
     claims: dict[Hashable, dict[str, Any]] = {}
     for answer in data["answers"]:
         for claim in parse(answer["text"]):
+            if not any(letter.isalnum() for letter in claim.sentence):
+                continue  # a stray full stop claims nothing
             entry = claims.setdefault(claim.fact or claim.sentence.lower(), _judged(claim, things))
             if answer["number"] not in entry["answers"]:
                 entry["answers"].append(answer["number"])

@@ -37,10 +37,8 @@ class Work:
     def recipe(self) -> Recipe:
         return self.chain.recipe
 
-    def tables(self, share: float = 1.0) -> Tables:
-        """A DuckDB connection over the root with a share of the memory it may take."""
-        memory = int(share * self.settings.duckdb_memory)
-        return Tables(self.root, memory, self.settings.scratch_dir)
+    def tables(self) -> Tables:
+        return Tables(self.root, self.settings.duckdb_memory, self.settings.scratch_dir)
 
 
 @dataclass

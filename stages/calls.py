@@ -150,8 +150,7 @@ class Pending:
     def __init__(self, work: Work, stage: CallStage, retry: Retry | None = None) -> None:
         self.work, self.stage = work, stage
         self.recipe = work.chain.of(stage.name)
-        # Half the memory: what is pending is counted while the stage's own rows are under way.
-        self.tables = work.tables(share=0.5)
+        self.tables = work.tables()
         mend(work.root, self.tables, stage.table, self.recipe)
         self.tables.execute(
             f"CREATE TEMP TABLE pending AS SELECT k.*, "

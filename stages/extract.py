@@ -30,7 +30,8 @@ def extract_keys_sql(work: Work, tables: Tables) -> str:
         "SELECT left(sha256(u.unit || ':' || c.content || ':' || a.contents), 32) AS key, "
         "u.unit, u.image "
         f"FROM {units_sql(work, tables)} AS u JOIN {captions} AS c ON c.key = u.image "
-        "JOIN (SELECT unit, string_agg(content, ',' ORDER BY k) AS contents, count(*) AS n "
+        # Of fixed size for each unit, whatever K: a million units' answers spill to disk in order.
+        "JOIN (SELECT unit, bit_xor(md5_number(k || ':' || content)) AS contents, count(*) AS n "
         f"FROM {answers} WHERE k < {k} GROUP BY unit) AS a ON a.unit = u.unit "
         f"WHERE a.n >= {at_least}"
     )

@@ -32,7 +32,6 @@ class Rows:
     refused: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     kept: dict[int, EncodedRow] = field(default_factory=dict)
-    kept_bytes: int = 0
 
     def __getitem__(self, number: int) -> EncodedRow:
         found = self.kept.get(number)

@@ -64,8 +64,7 @@ def shape_without_weights(recipe: Recipe) -> Shape:
         model = AutoModelForImageTextToText.from_config(
             config, dtype=getattr(torch, recipe.model.dtype)
         )
-        shape = shape_of(prepare(model, recipe))
-    return shape
+        return shape_of(prepare(model, recipe))
 
 
 def peak_flops(device: str) -> float | None:

@@ -54,7 +54,7 @@ def train(recipe: Recipe, root: Root, out: Path) -> dict[str, Any]:
     file = MetricsFile(out / "metrics.jsonl", start) if accelerator.is_main_process else None
     terminal = Terminal(start, run.steps)
     run.scorer.train()
-    with stop_signals() as asked:
+    with stop_signals() as asked, faults_of_the_disk(run):
         for step in range(start, run.steps):
             metrics = one_step(run, step)
             stop_if_lost(run, watch, step + 1, metrics)
@@ -70,8 +70,9 @@ def train(recipe: Recipe, root: Root, out: Path) -> dict[str, Any]:
                 save(run, watch, step + 1)
             if stop and not last:
                 raise Stopped(f"stopped at step {step + 1}. {told(run.checkpoints.last())}")
-    accelerator.end_training()
-    return finish(run, out)
+    result = finish(run, out)
+    accelerator.end_training()  # ends the processes' group too
+    return result
 
 
 def one_step(run: Run, step: int) -> Metrics:
@@ -204,6 +205,15 @@ def finish(run: Run, out: Path) -> dict[str, Any]:
         (out / "result.json").write_text(text + "\n", encoding="utf-8")
     run.processes.wait()
     return result
+
+
+@contextlib.contextmanager
+def faults_of_the_disk(run: Run) -> Iterator[None]:
+    """A checkpoint says so itself; metrics, logs and images say so here."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"training stopped: {error}. {told(run.checkpoints.last())}") from error
 
 
 @contextlib.contextmanager

@@ -56,6 +56,10 @@ def test_a_claim_is_listed_once_with_all_its_answers_and_what_decides() -> None:
     assert claim["evidence"] == "A small red circle is at the top left."
 
 
+def test_a_stray_full_stop_is_no_claim() -> None:
+    assert verdicts(". There are two objects.") == {"There are two objects.": "consistent"}
+
+
 def test_nothing_is_judged_by_a_caption_that_tells_nothing() -> None:
     assert set(verdicts("Nothing is at the centre.", caption="A nice day.").values()) == {
         "unverifiable"

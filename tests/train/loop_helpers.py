@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
-import subprocess
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
+from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train_helpers import make_model, make_processor, picture
 
+from config.errors import VisprefError
 from storage import parts
 from storage.root import Root
 from storage.schemas import PREFERENCES
+from train.loop import Stopped, train
 from train.recipe import parse_recipe
 
-REPOSITORY = Path(__file__).parents[2]
 DIGEST = "d" * 32
 LETTERS = "abcdefghijklmnop"
 
@@ -61,11 +65,11 @@ def write_model(folder, family="llava"):
     return str(folder)
 
 
-def values(model, objective="symmpo", **sections):
+def values(path, objective="symmpo", **sections):
     """A recipe's values: four steps of four rows in two or three forwards, float32."""
     base = {
         "name": "test",
-        "model": {"path": model, "dtype": "float32", "precision": "no"},
+        "model": {"path": path, "dtype": "float32", "precision": "no"},
         "trained": {"method": "full", "parts": ["language", "projector"]},
         "objective": {"name": objective},
         "reference": {"kind": "none" if objective == "sft" else "cache"},
@@ -79,8 +83,8 @@ def values(model, objective="symmpo", **sections):
     return base
 
 
-def recipe(model, objective="symmpo", **sections):
-    return parse_recipe(values(model, objective, **sections))
+def recipe(path, objective="symmpo", **sections):
+    return parse_recipe(values(path, objective, **sections))
 
 
 def metrics(out):
@@ -91,25 +95,54 @@ def losses(out):
     return [line["loss"] for line in metrics(out)]
 
 
-def command(*arguments, processes=1):
-    launch = ["-m", "train"]
-    if processes > 1:
-        launch = [
-            "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
-            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-            "--main_process_port", "0", "-m", "train",
-        ]  # fmt: skip
-    return [sys.executable, *launch, *map(str, arguments)]
+def run_process(recipe, root, out, rank, count, port):
+    """Trains in this forked process; exit code 0, 130 when stopped, 1 with the error in out/error."""
+    os.environ |= {
+        "ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+    }  # fmt: skip
+    if count == 1:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(name)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        train(recipe, root, out)
+    except Stopped as stopped:
+        (out / "error").write_text(str(stopped))
+        os._exit(130)
+    except VisprefError as error:
+        (out / "error").write_text(str(error))
+        os._exit(1)
+    os._exit(0)
 
 
-def start(*arguments, processes=1, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen(
-        command(*arguments, processes=processes),
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
+def start(recipe, root, out, processes=1):
+    """Forked, because importing torch and transformers anew takes most of a minute on a busy core."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    started = [
+        context.Process(target=run_process, args=(recipe, root, out, rank, processes, port))
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def finish(started, seconds=60):
+    for process in started:
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            raise AssertionError(f"the run did not end within {seconds} s")
+    return [process.exitcode for process in started]
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.is_alive(), f"the run ended with {process.exitcode}"
+        assert time.monotonic() < end
+        time.sleep(0.01)
