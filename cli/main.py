@@ -215,6 +215,20 @@ def demo(
     demonstration.run(folder, scenes)
 
 
+@app.command()
+def experiment(
+    out: Annotated[Path, typer.Option(help="Dataset, runs and report; a second call goes on.")] = (
+        Path("experiment")
+    ),
+    jobs: Annotated[int, typer.Option(help="Runs at a time, one core each.", min=1)] = 2,
+    seeds: Annotated[int, typer.Option(help="Of all arms at their learning rates.", min=1)] = 3,
+) -> None:
+    """Train the miniature world's model by every method and measure the cure (half an hour)."""
+    from cli import experimenting
+
+    experimenting.run(["--out", str(out), "--jobs", str(jobs), "--seeds", str(seeds)])
+
+
 STOPPED = "Stopped. What was done is kept; the same command goes on."
 
 
