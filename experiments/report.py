@@ -22,6 +22,7 @@ TEST_COLUMNS = {
     "yes_no": "yes/no %",
     "others": "other questions %",
 }
+TERM_COLUMNS = ("chair_s", "coverage", "exact", "yes_no", "others")
 PAIR_COLUMNS = {
     "drift": "drift of y_w, training rows",
     "held_out_drift": "drift of y_w, held-out rows",
@@ -70,7 +71,8 @@ def _table(
 
 def terms(scores: Results, pairs: Results) -> str:
     """SymMPO minus the arm without a term, by seed, at one rate; bold where 0 is outside."""
-    columns = dict.fromkeys(("chair_s", "coverage", "exact", "yes_no"), scores)
+    told = set.intersection(*(set(found) for found in scores.values()))
+    columns = {key: scores for key in TERM_COLUMNS if key in told}
     columns |= dict.fromkeys(PAIR_COLUMNS, pairs)
     names = {**TEST_COLUMNS, **PAIR_COLUMNS}
     lines = []
@@ -111,32 +113,37 @@ def plot(outcome: Outcome, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    figure, axes = plt.subplots(figsize=(6.8, 4.6))
     base = outcome.base_validation
     axes.plot(base["coverage"], base["chair_s"], "k*", markersize=12, label="base")
-    for arm in METHODS:
+    shapes = dict(zip(sorted({job.rate for job in outcome.validation}), "os^DvPX", strict=False))
+    for number, arm in enumerate(METHODS):
         rates = sorted({job.rate for job in outcome.validation if job.arm == arm.name})
         points = [_of(outcome.validation, arm.name, rate) for rate in rates]
         x = [estimate([s["coverage"] for s in runs]).mean for runs in points]
         y = [estimate([s["chair_s"] for s in runs]).mean for runs in points]
-        axes.plot(x, y, "o-", label=arm.name)
+        axes.plot(x, y, "-", color=f"C{number}", label=arm.name)
         for rate, a, b in zip(rates, x, y, strict=True):
-            axes.annotate(
-                f"{rate:.0e}", (a, b), fontsize=7, xytext=(3, 3), textcoords="offset points"
-            )
-    axes.set_xlabel("coverage %: objects of the scene that are named (right is better)")
-    axes.set_ylabel("CHAIRs %: descriptions with an invented object (low is better)")
+            axes.plot(a, b, shapes[rate], color=f"C{number}")
+    for rate, shape in shapes.items():
+        axes.plot([], [], shape, color="grey", label=f"rate {rate:.0e}")
+    axes.set_yscale("symlog", linthresh=1)  # the cured ones lie close together
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("coverage % (right is better)")
+    axes.set_ylabel("CHAIRs %, linear below 1 (low is better)")
     axes.set_title("Validation scenes of the miniature world, by learning rate", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
 def shown(value: Estimate) -> str:
-    half = "" if value.half is None else f" ± {value.half:.1f}"
-    return f"{value.mean:.1f}{half}"
+    """Two runs have an interval too, of 9 standard deviations each way, that tells nobody anything."""
+    if value.n < 3:
+        return f"{value.mean:.1f}"
+    return f"{value.mean:.1f} ± {value.half:.1f}"
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
