@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -53,6 +54,9 @@ def main(given: list[str] | None = None) -> int:
     from experiments.campaign import Size, experiment
     from experiments.report import plot, tables
 
+    if importlib.util.find_spec("matplotlib") is None:
+        print("the plot needs matplotlib: install the extra `plots`", file=sys.stderr)
+        return 1
     signal.signal(signal.SIGTERM, _stop)
     size = Size(options.scenes, seeds=options.seeds, highest=options.highest)
     try:

@@ -171,9 +171,12 @@ def _at_highest(outcome: Outcome) -> list[str]:
 
 
 def _marked(value: Estimate | None) -> str:
+    """Bold where the interval excludes 0; fewer than three pairs have none, see `shown`."""
     if value is None:
         return ""
-    text = f"{value.mean:+.2f}" + ("" if value.half is None else f" ± {value.half:.2f}")
+    if value.n < 3:
+        return f"{value.mean:+.2f}"
+    text = f"{value.mean:+.2f} ± {value.half:.2f}"
     return f"**{text}**" if value.excludes_zero else text
 
 

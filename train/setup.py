@@ -73,7 +73,7 @@ def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """Gradients are reduced at the last forward of a step, which the loop says itself."""
     accelerator = Accelerator(
         mixed_precision=recipe.model.precision,
-        log_with=list(recipe.trackers),
+        log_with=list(recipe.trackers) or None,
         project_dir=str(out / "logs"),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

@@ -43,7 +43,7 @@ def test_a_terms_effect_is_paired_by_seed_and_marked_where_it_shows(outcome):
 
 
 def test_the_plot_is_written_and_small(outcome, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is in the extra `experiments`")
+    pytest.importorskip("matplotlib", reason="matplotlib is in the extra `plots`")
     plot(outcome, tmp_path / "plot.png")
     data = (tmp_path / "plot.png").read_bytes()
     assert data.startswith(b"\x89PNG")
