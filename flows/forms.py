@@ -63,6 +63,13 @@ class Input(Form):
         return InputSpec(**{**self.model_dump(), "prompts": tuple(self.prompts)})
 
 
+class Evaluation(StrEnum):
+    """What is measured before and after training."""
+
+    NONE = "none"
+    MINIATURE = "miniature"
+
+
 class TrainAfter(Form):
     """Whether training starts when the dataset is done, and from what dataset on."""
 
@@ -83,10 +90,6 @@ class TrainAfter(Form):
     overrides: list[str] = Field(
         default=[], description="KEY=VALUE of it, e.g. optimiser.epochs=1."
     )
-
-
-class Evaluation(StrEnum):
-    """What is measured before and after training."""
-
-    NONE = "none"
-    MINIATURE = "miniature"
+    evaluation: Evaluation = Field(
+        default=Evaluation.NONE, description="What is measured before and after."
+    )

@@ -47,6 +47,7 @@ async def _start(root: str, dataset: str, wanted: dict[str, Any]) -> tuple[str, 
         "dataset": dataset,
         "recipe": wanted["recipe"],
         "overrides": wanted["overrides"],
+        "evaluation": wanted["evaluation"],
     }
     try:
         # The key makes a retry of this run, or a run that made the same dataset, start no second
