@@ -271,7 +271,8 @@ async def run_call_stage(
                 raise no_endpoint({stage.role: pending.count})
             runner = BatchRunner(work, stage, client, images)
             at_once = 1 + -(-ROWS_A_SLOT * client.endpoint.concurrency // work.settings.batch_rows)
-            await _drain(pending, wrap(runner.run), at_once)
+            async with client.calling(lambda note: work.progress.tell(stage.name, note)):
+                await _drain(pending, wrap(runner.run), at_once)
     except StageStopped as stopped:
         work.progress.end(stage.name, "stopped", str(stopped))
         raise

@@ -183,13 +183,14 @@ async def open_clients(work: Work) -> AsyncIterator[Clients]:
     dollars, tokens = max(kept[0], told[0]), max(kept[1], told[1])
     budget = BudgetGuard(work.settings.budget, dollars, tokens)
     images = ImageStore(work.root)
+    limits = Root(work.settings.limits_folder)
     clients = Clients({}, images, cache)
     for role in ROLES:
         if work.settings.endpoint(role).base_url is None:
             continue
         clients.by_role[role] = ChatClient(
             role, work.settings.endpoint(role), cache=cache, budget=budget, images=images,
-            payer=work.root.id,
+            payer=work.root.id, limits=limits,
         )  # fmt: skip
     try:
         yield clients
