@@ -22,14 +22,13 @@ async def keep_queue_short(
 ) -> None:
     """Runs until it is cancelled. A server without the metric is asked once and left alone."""
     while True:
-        if throttle.slots.in_use:
-            reply = await _metrics(endpoint, transport)
-            waiting = None if reply is None else queue_length(reply.body)
-            if waiting is not None:
-                _ease(who, throttle, waiting, endpoint.queue_limit)
-            elif reply is not None and reply.status < 500:
+        reply = await _metrics(endpoint, transport) if throttle.slots.in_use else None
+        if reply is not None and reply.status < 500:
+            waiting = queue_length(reply.body) if reply.status == 200 else None
+            if waiting is None:
                 throttle.ease(throttle.limits.concurrency)
                 return
+            _ease(who, throttle, waiting, endpoint.queue_limit)
         await asyncio.sleep(LOOK_S)
 
 

@@ -10,7 +10,6 @@ calls start. A member whose file is not renewed in time starts no call until it 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -65,8 +64,7 @@ class Sharing:
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])  # its error, if any, has been told
         await self._leave()
 
     async def _leave(self) -> None:

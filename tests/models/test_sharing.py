@@ -1,7 +1,6 @@
 """Several processes share an endpoint's limits: real processes, one real server."""
 
 import asyncio
-import contextlib
 import json
 import signal
 import subprocess
@@ -203,11 +202,17 @@ class Other:
         assert self.members.renew(frozenset({self.members.me, *names}))
 
 
-def part(root, clock, limits=Limits(8, None, None)):
+async def looks(shared, number=3):
+    """Waits until it has looked around so many times."""
+    before = shared._members._beat
+    await until(lambda: shared._members._beat >= before + number)
+
+
+def part(root, clock):
     members = Members(root, "endpoint", {"concurrency": 8, "requests_per_minute": None,
                                          "tokens_per_minute": None}, clock=clock)  # fmt: skip
     halt = Halt()
-    throttle = Throttle(limits, clock, halt.sleep)
+    throttle = Throttle(Limits(8, None, None), clock, halt.sleep)
     notes = []
     return Sharing(members, throttle, halt, "claims at http://x/v1", notes.append), throttle, notes
 
@@ -227,7 +232,7 @@ async def test_a_joiner_starts_once_it_is_counted_and_says_what_it_waits_for(tmp
     other = Other(root)
     shared, throttle, notes = part(root, clock)
     async with shared:
-        await asyncio.sleep(0.1)
+        await looks(shared)
         assert throttle.slots.limit == 0
         other.counts(shared._members.me)
         await until(lambda: throttle.slots.limit == 4)
@@ -250,9 +255,8 @@ async def test_a_joiner_is_not_counted_before_calls_on_the_wire_have_ended(tmp_p
             return other.members.me in shared._members.counted
 
         await until(lambda: throttle.slots.limit == 4)
-        await asyncio.sleep(0.1)
         throttle.slots.release()
-        await asyncio.sleep(0.1)
+        await looks(shared)
         assert not counted()
         throttle.slots.release()
         await until(counted)
@@ -279,7 +283,7 @@ async def test_who_cannot_renew_starts_no_call_until_it_has(tmp_path, monkeypatc
 
 async def test_a_folder_that_cannot_be_written_stops_before_any_call(tmp_path):
     (tmp_path / "file").write_text("in its way")
-    shared, throttle, _ = part(Root(tmp_path / "file"), Clock())
+    shared, _, _ = part(Root(tmp_path / "file"), Clock())
     with pytest.raises(StorageError):
         async with shared:
             raise AssertionError("nothing was to start")
@@ -287,13 +291,12 @@ async def test_a_folder_that_cannot_be_written_stops_before_any_call(tmp_path):
 
 async def test_an_error_nobody_foresaw_ends_the_waiting_of_calls(tmp_path, monkeypatch):
     monkeypatch.setattr(sharing, "LOOK_S", 0.01)
-    shared, throttle, _ = part(Root(tmp_path), Clock())
-    with contextlib.suppress(ValueError):
-        async with shared:
-            monkeypatch.setattr(Members, "look", _broken)
-            await until(lambda: shared._halt.stopped)
-            with pytest.raises(StorageError, match="cannot be kept"):
-                shared._halt.check()
+    shared, _, _ = part(Root(tmp_path), Clock())
+    async with shared:
+        monkeypatch.setattr(Members, "look", _broken)
+        await until(lambda: shared._halt.stopped)
+        with pytest.raises(StorageError, match="cannot be kept"):
+            shared._halt.check()
 
 
 def _full(self, relative, data):
