@@ -288,8 +288,7 @@ async def _drain(pending: Pending, run: RunBatch, at_once: int) -> None:
             running.add(asyncio.ensure_future(run(batch)))
             if len(running) >= at_once:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                await asyncio.gather(*done)
         for task in asyncio.as_completed(list(running)):
             await task
     except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,6 +140,17 @@ async def test_a_server_that_stays_dead_stops_the_stage_and_all_that_was_done_is
         await run_call_stage(work, RewriteStage(), clients.of(RewriteStage()), clients.images)
     assert calls_of(port) == ROWS - answers
     assert rewritten(root)["rows"] == ROWS
+
+
+async def test_what_is_in_the_cache_needs_no_server(root, server):
+    for url in (server.base_url, "http://127.0.0.1:9/v1"):
+        shutil.rmtree(root / "tables" / "rewrites", ignore_errors=True)
+        work = open_synthetic(root, root / "cache", url, IN_FLIGHT)
+        async with open_clients(work) as clients:
+            client = clients.of(RewriteStage())
+            await run_call_stage(work, RewriteStage(), client, clients.images)
+        assert rewritten(root)["rows"] == ROWS
+    assert client.stats.sent == 0
 
 
 async def test_a_model_that_is_not_served_stops_the_stage_before_any_call(root, server):
