@@ -100,6 +100,21 @@ async def test_calls_that_die_with_their_server_are_asked_again_and_lose_no_try(
     assert client.notes[1:] == [""]
 
 
+async def test_while_a_server_is_known_to_be_dead_nothing_is_sent():
+    class Dying(Scripted):
+        async def post(self, path, body):
+            await asyncio.sleep(0)
+            self.posted += 1
+            return self._say(fine() if self.posted == 1 or len(self.got) > 20 else cut())
+
+    transport = Dying([fine()], [serving(MODEL), *[cut()] * 19, serving(MODEL)])
+    client = sender(transport, concurrency=4, down_patience_s=10_000)
+    await client.send(rewrite_request(), 1)
+    await asyncio.gather(*(client.send(rewrite_request(n), 1) for n in range(100)))
+    # Those in flight, and those that took their slots before the first look had found it dead.
+    assert client.stats.retries["server died"] <= 3 * 4
+
+
 async def test_a_call_cut_off_by_a_server_that_lives_loses_a_try():
     transport = Scripted([cut()], [serving(MODEL)])
     with pytest.raises(EndpointDown, match="2 tries failed"):
