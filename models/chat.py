@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 
 from config.errors import StorageError
@@ -57,6 +57,7 @@ class ChatClient:
     ) -> None:
         """`limits`: where processes divide endpoints' limits; None: all of them are this one's."""
         self.role, self.endpoint, self._limits = role, endpoint, limits
+        self._clock = clock
         self._cache, self._budget, self._payer = cache, budget, payer
         self._wire = make_transport(transport or endpoint.transport, endpoint)
         self._sender = Sender(role, endpoint, self._wire, images, draw=draw, clock=clock)
@@ -82,7 +83,8 @@ class ChatClient:
         async with AsyncExitStack() as stack:
             if self._limits is not None:
                 given = asdict(sender.throttle.limits)
-                members = Members(self._limits, folder_of(str(self.endpoint.base_url)), given)
+                folder = folder_of(str(self.endpoint.base_url))
+                members = Members(self._limits, folder, given, clock=self._clock)
                 sharing = Sharing(members, sender.throttle, sender.halt, who, say)
                 await stack.enter_async_context(sharing)
             watch = asyncio.create_task(
@@ -91,9 +93,9 @@ class ChatClient:
             try:
                 yield
             finally:
+                say("")
                 watch.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watch
+                await asyncio.wait([watch])
 
     def cached(self, requests: list[ChatRequest]) -> dict[str, ChatAnswer]:
         """The answers that are on disk already, by request key: many in one look."""

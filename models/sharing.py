@@ -54,8 +54,13 @@ class Sharing:
         try:
             await self._run(self._members.join)
             await self._look()
-        except BaseException:
+        except BaseException as error:
             await self._leave()
+            if isinstance(error, StorageError):
+                raise StorageError(
+                    f"{self._who}: its limits are shared over files that cannot be kept: {error} "
+                    "Or set VISPREF_LIMITS_DIR to a folder that can be written."
+                ) from error
             raise
         self._task = asyncio.create_task(self._keep())
         self._task.add_done_callback(self._ended)

@@ -89,10 +89,13 @@ class Members:
         """The other live members. Files of dead ones are removed."""
         now = self._clock()  # before anything is read: this process may be held up while it does
         found, seen = {}, {}
-        for path in self._list():
-            name = path.rsplit("/", 1)[-1].removesuffix(".json")
+        names = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in self._list()]
+        if self.me not in names:  # others have counted it out: a machine that slept, for instance
+            self.until = float("-inf")
+        for name in names:
             if name == self.me:
                 continue
+            path = self._path(name)
             try:
                 content = self._root.read_bytes(path)
             except FileMissing:  # it has left since

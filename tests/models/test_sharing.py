@@ -284,7 +284,7 @@ async def test_who_cannot_renew_starts_no_call_until_it_has(tmp_path, monkeypatc
 async def test_a_folder_that_cannot_be_written_stops_before_any_call(tmp_path):
     (tmp_path / "file").write_text("in its way")
     shared, _, _ = part(Root(tmp_path / "file"), Clock())
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="VISPREF_LIMITS_DIR"):
         async with shared:
             raise AssertionError("nothing was to start")
 

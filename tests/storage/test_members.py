@@ -81,6 +81,13 @@ def test_who_comes_back_too_late_is_another_member(root, clock, elsewhere):
     assert root.list("endpoint", ".json") == [f"endpoint/{a.me}.json"]
 
 
+def test_who_finds_its_file_gone_is_another_member_whatever_its_clock_says(root, clock):
+    a = member(root, clock)
+    root.remove(f"endpoint/{a.me}.json")
+    a.look()
+    assert not a.renew(frozenset({a.me}))
+
+
 def test_a_renewal_that_took_too_long_counts_as_too_late(root, clock, monkeypatch):
     a = member(root, clock)
     clock.now += 14.0
