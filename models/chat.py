@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 
-from config.errors import StorageError
+from config.errors import StageStopped, StorageError
 from config.settings import Endpoint
 from models.budget import Amount, BudgetGuard
 from models.estimates import Estimates
@@ -96,6 +96,10 @@ class ChatClient:
                 say("")
                 watch.cancel()
                 await asyncio.wait([watch])
+
+    def stop(self, why: StageStopped) -> None:
+        """Sends nothing more: calls on the wire are answered, those that wait raise `why`."""
+        self._sender.stop(why)
 
     def cached(self, requests: list[ChatRequest]) -> dict[str, ChatAnswer]:
         """The answers that are on disk already, by request key: many in one look."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from config.errors import StageStopped, StorageError
 
@@ -13,6 +14,7 @@ class Halt:
     def __init__(self) -> None:
         self._error: Stop | None = None
         self._event = asyncio.Event()
+        self.listeners: list[Callable[[], None]] = []  # told once, as calls that wait must be
 
     @property
     def stopped(self) -> bool:
@@ -23,6 +25,8 @@ class Halt:
         if self._error is None:
             self._error = error
             self._event.set()
+            for listener in self.listeners:
+                listener()
         return self._error
 
     def check(self) -> None:

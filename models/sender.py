@@ -69,7 +69,7 @@ class Sender:
         self._draw, self._clock = draw, clock
         self.halt = Halt()
         self.stop = self.halt.stop
-        self.throttle = Throttle(limits_of(endpoint), clock, self.halt.sleep)
+        self.throttle = Throttle(limits_of(endpoint), clock, self.halt)
         self.used = self.throttle.used
         self.outage = Outage(role, endpoint, transport, self.halt, clock)
         self._structured: str = endpoint.structured

@@ -84,7 +84,6 @@ class Sharing:
         """An error nobody foresaw would else leave all calls waiting for ever."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._halt.stop(StorageError(f"{self._who}: its limits cannot be kept: {error!r}"))
-            self._throttle.give(self._throttle.limits, float("inf"))  # they wake, and hear it
 
     async def _keep(self) -> None:
         while True:

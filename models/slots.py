@@ -46,6 +46,14 @@ class Slots:
         self.in_use -= 1
         self._hand_on()
 
+    def wake_all(self) -> None:
+        """For calls that find out, once they have a slot, that there is nothing to wait for."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.in_use += 1
+                turn.set_result(None)
+
     def _free(self) -> bool:
         return self.in_use < self.limit and self.open
 

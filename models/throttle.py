@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
+from models.halt import Halt
 from models.limits import Pacer
 from models.shares import Limits
 from models.slots import Slots
 
-Sleep = Callable[[float], Awaitable[None]]
-
 
 class Throttle:
-    def __init__(self, limits: Limits, clock: Callable[[], float], sleep: Sleep) -> None:
-        """`sleep` takes seconds, and raises where nothing can be asked any more."""
+    def __init__(self, limits: Limits, clock: Callable[[], float], halt: Halt) -> None:
         self.limits = limits
         self.share = self.eased = limits.concurrency
         self.slots = Slots(limits.concurrency, clock)
         self._until = math.inf
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._halt = clock, halt
+        halt.listeners.append(self.slots.wake_all)
         self._requests = _pacer(limits.requests_per_minute)
         self._tokens = _pacer(limits.tokens_per_minute)
         self._line = asyncio.Lock()
@@ -43,15 +42,20 @@ class Throttle:
 
     async def acquire(self, tokens: int) -> None:
         """Waits for a slot, and holds it. With a limit a minute, one call at a time also waits
-        for its start there: what is behind it has taken nothing that a new limit would not see."""
+        for its start there: what is behind it has taken nothing that a new limit would not see.
+
+        After a halt no call waits here: it is let through, or raises.
+        """
+        self._halt.check()
         if self._requests is None and self._tokens is None:
             await self.slots.acquire()
             return
         async with self._line:
+            self._halt.check()
             await self.slots.acquire()
             try:
                 while (wait := self._wait()) > 0:
-                    await self._sleep(wait)
+                    await self._halt.sleep(wait)
             except BaseException:
                 self.slots.release()
                 raise

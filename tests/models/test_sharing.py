@@ -212,7 +212,7 @@ def part(root, clock):
     members = Members(root, "endpoint", {"concurrency": 8, "requests_per_minute": None,
                                          "tokens_per_minute": None}, clock=clock)  # fmt: skip
     halt = Halt()
-    throttle = Throttle(Limits(8, None, None), clock, halt.sleep)
+    throttle = Throttle(Limits(8, None, None), clock, halt)
     notes = []
     return Sharing(members, throttle, halt, "claims at http://x/v1", notes.append), throttle, notes
 
@@ -291,10 +291,14 @@ async def test_a_folder_that_cannot_be_written_stops_before_any_call(tmp_path):
 
 async def test_an_error_nobody_foresaw_ends_the_waiting_of_calls(tmp_path, monkeypatch):
     monkeypatch.setattr(sharing, "LOOK_S", 0.01)
-    shared, _, _ = part(Root(tmp_path), Clock())
+    root = Root(tmp_path)
+    Other(root)  # which counts nobody
+    shared, throttle, _ = part(root, Clock())
     async with shared:
+        waiting = asyncio.create_task(throttle.acquire(1))
         monkeypatch.setattr(Members, "look", _broken)
         await until(lambda: shared._halt.stopped)
+        await asyncio.wait_for(waiting, 10)
         with pytest.raises(StorageError, match="cannot be kept"):
             shared._halt.check()
 
