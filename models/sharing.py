@@ -73,9 +73,11 @@ class Sharing:
         await self._leave()
 
     async def _leave(self) -> None:
-        await self._run(self._members.leave)
-        self._thread.shutdown(wait=False)
-        self._throttle.give(self._throttle.limits, float("inf"))
+        try:
+            await self._run(self._members.leave)
+        finally:
+            self._thread.shutdown(wait=False)
+            self._throttle.give(self._throttle.limits, float("inf"))
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -122,8 +124,9 @@ class Sharing:
         waits = not self._admitted or share.concurrency == 0
         if waits and not self._told_wait:
             told = (
-                f"waiting for {self._who}: {number - 1} other processes call it, and its "
-                f"{self._throttle.limits.concurrency} calls at once are theirs until they make room"
+                f"waiting for {self._who}: {number} processes share it, and its "
+                f"{self._throttle.limits.concurrency} calls at once are the others' until they "
+                "make room"
             )
             log.warning("%s", told)
             self._say(told)

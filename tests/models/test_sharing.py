@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from random import Random
 
 import pytest
 from aiohttp import web
@@ -236,7 +238,7 @@ async def test_a_joiner_starts_once_it_is_counted_and_says_what_it_waits_for(tmp
         assert throttle.slots.limit == 0
         other.counts(shared._members.me)
         await until(lambda: throttle.slots.limit == 4)
-    assert "1 other processes" in notes[0]
+    assert "2 processes share it" in notes[0]
     assert notes[-1] == ""
 
 
@@ -260,6 +262,37 @@ async def test_a_joiner_is_not_counted_before_calls_on_the_wire_have_ended(tmp_p
         assert not counted()
         throttle.slots.release()
         await until(counted)
+
+
+async def test_whatever_the_order_of_joining_and_leaving_the_limit_holds(tmp_path, monkeypatch):
+    """Six that come and go as they like, each with a folder object and a thread of its own."""
+    monkeypatch.setattr(sharing, "LOOK_S", 0.005)
+    monkeypatch.setattr(sharing, "HURRY_S", 0.002)
+    limit, sessions = 5, 12
+    random = Random(7)
+    in_flight, most, calls = 0, 0, 0
+
+    async def call(throttle):
+        nonlocal in_flight, most, calls
+        await throttle.acquire(1)
+        in_flight, calls = in_flight + 1, calls + 1
+        most = max(most, in_flight)
+        await asyncio.sleep(random.uniform(0, 0.02))
+        in_flight -= 1
+        throttle.release()
+
+    async def come_and_go():
+        for _ in range(sessions):
+            limits, halt = Limits(limit, None, None), Halt()
+            throttle = Throttle(limits, time.monotonic, halt)
+            members = Members(Root(tmp_path), "endpoint", asdict(limits))
+            async with Sharing(members, throttle, halt, "claims", lambda note: None):
+                await asyncio.gather(*(call(throttle) for _ in range(random.randint(1, 20))))
+            await asyncio.sleep(random.uniform(0, 0.05))
+
+    await asyncio.wait_for(asyncio.gather(*(come_and_go() for _ in range(6))), 120)
+    assert most == limit
+    assert calls > 6 * sessions
 
 
 async def test_who_cannot_renew_starts_no_call_until_it_has(tmp_path, monkeypatch, caplog):
