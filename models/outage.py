@@ -20,7 +20,7 @@ from models.verdicts import is_listed, listed
 
 log = logging.getLogger("vispref.chat")
 
-PROBE_S = 10.0  # a listing takes a server milliseconds
+PROBE_S = 10.0  # a listing takes a server milliseconds, once it is connected to
 FIRST_PAUSE_S, PAUSE_GROWS, LONGEST_PAUSE_S = 0.25, 1.5, 10.0
 # A server that never answered in this run is more likely a wrong URL than one that starts.
 NEVER_REACHED_S = 30.0
@@ -137,13 +137,14 @@ class Outage:
 
     async def _probe(self) -> Reply | TransportFault:
         url = f"{str(self._endpoint.base_url).rstrip('/')}/models"
+        patience = self._endpoint.connect_timeout_s + PROBE_S
         try:
-            async with asyncio.timeout(PROBE_S):
+            async with asyncio.timeout(patience):
                 reply = await self._transport.get(url)
         except TransportFault as fault:
             return fault
         except TimeoutError:
-            return TransportFault(f"no list of models within {PROBE_S:g} s", timed_out=True)
+            return TransportFault(f"no list of models within {patience:g} s", timed_out=True)
         except BodyTooLong:
             reply = Reply(200, {}, b"")  # it serves, and lists more than anyone reads
         self.reached = True

@@ -146,9 +146,10 @@ class Sender:
         """Whether this call ended with its server, which serves again now."""
         if not isinstance(found, TransportFault) or not found.cut:
             return False
-        died = await self.outage.passed(found, outages, request.model)
-        self.stats.retries["server died"] += died
-        return died
+        if not await self.outage.passed(found, outages, request.model):
+            return False
+        self.stats.retries["server died"] += 1
+        return True
 
     def _check_busy(self, found: Reply, successes: int) -> None:
         """Raises where waiting for a busy server has no end."""

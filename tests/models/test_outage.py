@@ -1,8 +1,10 @@
 """A server that dies, comes back, serves another model, or was never there. Scripted replies."""
 
 import asyncio
+import contextlib
 import itertools
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from models import outage
 from models.sender import Sender
 from models.transport import Reply, TransportFault
 from models.verdicts import is_listed, listed, queue_length
+from storage.responses import ResponseCache
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chat_helpers import Images, rewrite_request
+from chat_helpers import Images, make_client, rewrite_request
 
 MODEL = rewrite_request().model
 REFUSED = "ClientConnectorError: Cannot connect to host x:80"
@@ -33,6 +36,13 @@ def serving(*names):
 
 def cut():
     return TransportFault(REFUSED, cut=True)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    found = ResponseCache(tmp_path / "cache")
+    yield found
+    found.close()
 
 
 class Scripted:
@@ -120,6 +130,24 @@ async def test_a_call_cut_off_by_a_server_that_lives_loses_a_try():
     with pytest.raises(EndpointDown, match="2 tries failed"):
         await sender(transport, max_tries=2).send(rewrite_request(), 1)
     assert transport.posted == 2
+
+
+async def test_a_machine_that_takes_no_connection_is_waited_for_like_a_dead_server(cache):
+    """Its port is open and its queue of connections full: a connection is never made."""
+    with socket.socket() as full, contextlib.ExitStack() as held:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        for _ in range(3):
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(address)
+        client = make_client(
+            f"http://127.0.0.1:{address[1]}/v1", cache, connect_timeout_s=0.2, down_patience_s=0.5
+        )
+        with pytest.raises(EndpointDown, match="no connection within the time-out"):
+            await client.ask(rewrite_request())
+        await client.aclose()
 
 
 async def test_a_request_that_is_there_whenever_the_server_dies_is_given_up():
