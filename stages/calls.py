@@ -287,11 +287,12 @@ async def run_call_stage(
             run = wrap(runner.run)
             chunks = max(1, work.settings.shard_rows // CHUNK_ROWS)
             starts = range(0, pending.chunks, chunks)
-            for number, start in enumerate(starts, 1):
-                part = range(start, min(start + chunks, pending.chunks))
-                await shards(
-                    number, len(starts), partial(_drain, work, pending, part, run, at_once)
-                )
+            async with client.calling(lambda note: work.progress.tell(stage.name, note)):
+                for number, start in enumerate(starts, 1):
+                    part = range(start, min(start + chunks, pending.chunks))
+                    await shards(
+                        number, len(starts), partial(_drain, work, pending, part, run, at_once)
+                    )
     except StageStopped as stopped:
         work.progress.end(stage.name, "stopped", str(stopped))
         raise
@@ -308,8 +309,7 @@ async def _drain(work: Work, pending: Pending, chunks: range, run: RunBatch, at_
             running.add(asyncio.ensure_future(run(batch)))
             if len(running) >= at_once:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                await asyncio.gather(*done)
         for task in asyncio.as_completed(list(running)):
             await task
     except asyncio.CancelledError:

@@ -153,7 +153,7 @@ async def test_a_server_that_dies_stops_the_stage_and_loses_nothing(root, undist
 
     stage = RewriteStage()
     with StandInServer(latency_ms=20) as server:
-        work = open_synthetic(root, root / "cache", server.base_url, IN_FLIGHT, max_tries=2)
+        work = open_synthetic(root, root / "cache", server.base_url, IN_FLIGHT, down_patience_s=0.5)
         killer = threading.Thread(
             target=lambda: (wait_for_calls(server, 500), server.stop()), daemon=True
         )

@@ -1,6 +1,7 @@
 """A batch that goes wrong: run twice, with a row nobody foresaw, with rows that cannot be stored."""
 
 import asyncio
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -49,7 +50,9 @@ def opened(root):
 
 def run(root, stage, wrap=lambda run: run):
     work = opened(root)
-    client = SimpleNamespace(endpoint=SimpleNamespace(concurrency=1))
+    client = SimpleNamespace(
+        endpoint=SimpleNamespace(concurrency=1), calling=lambda say: nullcontext()
+    )
     asyncio.run(run_call_stage(work, stage, client, None, wrap=wrap))
     return work
 
