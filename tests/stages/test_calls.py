@@ -176,9 +176,10 @@ async def test_a_server_that_dies_stops_the_stage_and_loses_nothing(root, undist
 def test_a_very_large_stage_is_done_shard_by_shard(root, mock, monkeypatch, tmp_path):
     import asyncio
 
-    from stages import calls
+    from stages import calls, pending
 
-    monkeypatch.setattr(calls, "CHUNK_ROWS", 400)
+    for module in (calls, pending):
+        monkeypatch.setattr(module, "CHUNK_ROWS", 400)
     work = open_synthetic(root, tmp_path / "cache", mock.base_url, IN_FLIGHT)
     work.settings = work.settings.model_copy(update={"shard_rows": 900})
     seen = []

@@ -9,7 +9,8 @@ import pytest
 from benchmarks.synthetic import make_root, open_synthetic
 from config.errors import EndpointDown, InvalidAnswer, StorageError
 from stages.base import Outcome
-from stages.calls import BatchRunner, Pending, run_call_stage
+from stages.calls import BatchRunner, run_call_stage
+from stages.pending import Pending
 from stages.rewrite import RewriteStage
 from storage.catalog import query
 from storage.root import Root

@@ -30,7 +30,7 @@ async def test_an_error_that_may_pass_is_tried_again():
             raise ConnectionResetError("a passing fault")
         return {"rows": 1}
 
-    from stages.calls import Batch
+    from stages.pending import Batch
 
     batch = Batch("caption", "work/x.parquet", 4)
     assert await call_batches("caption")(run)(batch) == {"rows": 1}
@@ -54,7 +54,7 @@ async def test_each_shard_of_a_large_stage_is_a_subflow_with_its_batches():
     from prefect.client.orchestration import get_client
     from prefect.runtime import flow_run
 
-    from stages.calls import Batch
+    from stages.pending import Batch
 
     runs = {}
 
