@@ -91,15 +91,7 @@ def retry(
     """Ask the failed rows afresh, and go on with what follows from them."""
     from cli import running
 
-    running.run_build(
-        root,
-        None,
-        None,
-        None,
-        settings,
-        if_busy,
-        retry={"stage": stage, "error_class": error_class},
-    )
+    running.run_retry(root, stage, error_class, settings, if_busy)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from sources.spec import InputSpec
 from storage.catalog import read_current
 from storage.root import Root
 
-Source = dict[str, Any] | None
+Source = dict[str, Any] | None  # the fields of an InputSpec
 
 
 def source_of(
@@ -131,18 +131,51 @@ def run_build(
     source: Source,
     settings_file: Path | None,
     if_busy: str,
-    retry: dict[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Runs the flow in this process and prints its outcome."""
-    if if_busy not in ("wait", "refuse"):
-        raise RecipeError(f"--if-busy {if_busy!r}: expected wait or refuse")
-    check_retry(retry)
+    """Runs the flow build-dataset in this process and prints its outcome."""
     root = Root(root_url)
     recipe = resolve_recipe(root, recipe_name, overrides)
     quiet_prefect()
     quiet_bars()
+    from flows.build import build_dataset
+    from flows.forms import Input
+
+    return _run(
+        root,
+        build_dataset,
+        if_busy,
+        settings_file,
+        recipe=recipe,
+        source=None if source is None else Input(**source),
+    )
+
+
+def run_retry(
+    root_url: str,
+    stage: str | None,
+    error_class: str | None,
+    settings_file: Path | None,
+    if_busy: str,
+) -> dict[str, Any]:
+    """Runs the flow retry-failed in this process and prints its outcome."""
+    check_retry({"stage": stage, "error_class": error_class})
+    root = Root(root_url)
+    resolve_recipe(root, None, None)  # refuses a root that was never built
+    quiet_prefect()
+    quiet_bars()
+    from flows.retry import retry_failed
+
+    chosen = {"stage": stage or "any", "error_class": error_class or "any"}
+    return _run(root, retry_failed, if_busy, settings_file, **chosen)
+
+
+def _run(
+    root: Root, flow: Any, if_busy: str, settings_file: Path | None, **parameters: Any
+) -> dict[str, Any]:
+    if if_busy not in ("wait", "refuse"):
+        raise RecipeError(f"--if-busy {if_busy!r}: expected wait or refuse")
     from cli.progress import live
-    from flows.build import SHOWN, TELL, build_dataset
+    from flows.building import SHOWN, TELL
     from stages.base import Progress
 
     progress = Progress()
@@ -151,13 +184,11 @@ def run_build(
     with live(progress):
         start_embedded_server()
         receipt: dict[str, Any] = asyncio.run(
-            build_dataset(
-                recipe=recipe.model_dump(mode="json"),
+            flow(
                 root=root.url,
-                source=source,
                 settings_file=None if settings_file is None else str(settings_file),
-                retry=retry,
-                if_busy=if_busy,  # type: ignore[arg-type]
+                if_busy=if_busy,
+                **parameters,
             )
         )
     print_outcome(root, progress, receipt)

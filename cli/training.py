@@ -14,7 +14,7 @@ def run_training(recipe: str, data: str, out: Path | None, overrides: list[str],
     """Raises RecipeError without a folder for a real run; else what the flow raises."""
     quiet_prefect()
     quiet_bars()
-    from flows.train import TELL, train, training_command
+    from flows.train import TELL, check_dataset, train, training_command
 
     if dry:
         command = [*training_command(recipe, data, None, overrides), "--dry-run"]
@@ -24,9 +24,10 @@ def run_training(recipe: str, data: str, out: Path | None, overrides: list[str],
         return
     if out is None:
         raise RecipeError("--out is needed: where checkpoints, logs and the trained model go")
+    check_dataset(data, None)
     TELL.set(lambda line: print(line, flush=True))
     start_embedded_server()
-    result = train(recipe, data, os.path.abspath(out), overrides)
+    result = train(data, recipe, out=os.path.abspath(out), overrides=overrides)
     print(f"checkpoint  {result['checkpoint']}")
     if "model" in result:
         print(f"model       {result['model']}")

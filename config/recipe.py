@@ -22,6 +22,17 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 
 
+def says(help: str) -> Any:
+    """A key's help, as a form shows it."""
+    return Field(description=help)
+
+
+Temperature = Annotated[float, Field(ge=0.0, le=2.0), says("0 is greedy.")]
+Tokens = Annotated[int, Field(ge=1), says("The longest answer in tokens.")]
+Words = Annotated[int, Field(ge=1)]
+PromptFile = Annotated[str, says("A prompt of the project by name, or the path of one of yours.")]
+
+
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values do not change after loading."""
 
@@ -31,18 +42,28 @@ class Section(BaseModel):
 class Embed(Section):
     """The two image encoders. A name is a Hugging Face repository or a local directory."""
 
-    clip_model: str
-    dino_model: str | None = None
+    clip_model: Annotated[str, says("An open_clip model with safetensors.")]
+    dino_model: Annotated[
+        str | None, says("A DINOv2 model. `blind` needs it; `nearest` gets a second cosine by it.")
+    ] = None
 
 
 class Mine(Section):
     """Where the contrastive image m' comes from."""
 
-    strategy: Literal["nearest", "blind"] = "nearest"
-    clip_min: Cosine = 0.95
-    dino_max: Cosine = 0.6
-    near_duplicate: Cosine = 0.99
-    update: Literal["keep", "refresh"] = "keep"
+    strategy: Annotated[
+        Literal["nearest", "blind"],
+        says("nearest: by CLIP cosine (SymMPO). blind: alike to CLIP, not to DINOv2 (JoMPO)."),
+    ] = "nearest"
+    clip_min: Annotated[Cosine, says("blind: the CLIP cosine lies above this.")] = 0.95
+    dino_max: Annotated[Cosine, says("blind: the DINOv2 cosine lies below this.")] = 0.6
+    near_duplicate: Annotated[
+        Cosine, says("Images with a CLIP cosine above this are the same picture, no contrast.")
+    ] = 0.99
+    update: Annotated[
+        Literal["keep", "refresh"],
+        says("When images are added: keep every m' there is, or mine all anew."),
+    ] = "keep"
 
     @model_validator(mode="after")
     def _room_between(self) -> Mine:
@@ -57,21 +78,30 @@ class Mine(Section):
 class Call(Section):
     """One kind of model call: which model, how it samples, which prompt."""
 
-    model: str
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1)] = 1024
+    model: Annotated[str, says("The name under which the endpoint serves the model.")]
+    temperature: Temperature = 0.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0), says("Nucleus sampling; 1 is off.")] = 1.0
+    max_tokens: Tokens = 1024
 
 
 class Caption(Call):
-    prompt: str = "caption.txt"
+    """The detailed description of every image that claims are held against."""
+
+    prompt: PromptFile = "caption.txt"
 
 
 class Resample(Call):
-    k: Annotated[int, Field(ge=1, le=64)] = 10
-    min_answers: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
-    max_tokens: Annotated[int, Field(ge=1)] = 512
+    """The reference model's own answers: the model that will be trained."""
+
+    k: Annotated[
+        int, Field(ge=1, le=64), says("Answers for each image and prompt (SymMPO: 10).")
+    ] = 10
+    min_answers: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        says("Go on with so many where others failed. Empty: all K are needed."),
+    ] = None
+    temperature: Temperature = 0.7
+    max_tokens: Tokens = 512
 
     @model_validator(mode="after")
     def _at_most_k(self) -> Resample:
@@ -85,17 +115,23 @@ class Resample(Call):
 class Structured(Call):
     """A call whose answer is JSON. `max_asks` counts the first ask and the ones after a bad answer."""
 
-    max_asks: Annotated[int, Field(ge=1, le=10)] = 3
+    max_asks: Annotated[
+        int, Field(ge=1, le=10), says("How often a bad answer is asked again, the first included.")
+    ] = 3
 
 
 class Extract(Structured):
-    prompt: str = "extract.txt"
-    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Claims out of the answers, each held against the caption."""
+
+    prompt: PromptFile = "extract.txt"
+    max_tokens: Tokens = 4096
 
 
 class Rewrite(Structured):
-    prompt: str = "rewrite.txt"
-    max_tokens: Annotated[int, Field(ge=1)] = 2048
+    """The chosen text from claims that agree, the rejected one from those that disagree."""
+
+    prompt: PromptFile = "rewrite.txt"
+    max_tokens: Tokens = 2048
 
 
 class Split(Section):
@@ -118,16 +154,24 @@ class Split(Section):
 class Assemble(Section):
     """Which rows are kept. Lengths count words."""
 
-    min_words: Annotated[int, Field(ge=1)] = 1
-    max_words: Annotated[int, Field(ge=1)] = 400
-    max_length_ratio: Annotated[float, Field(ge=1.0)] = 3.0
-    require_neighbour: bool = True
+    min_words: Annotated[Words, says("The shortest text that is kept.")] = 1
+    max_words: Annotated[Words, says("The longest text that is kept.")] = 400
+    max_length_ratio: Annotated[
+        float, Field(ge=1.0), says("How many times longer one of y_w and y_l may be.")
+    ] = 3.0
+    require_neighbour: Annotated[
+        bool, says("Drop rows without m'; SymMPO and JoMPO need it, DPO does not.")
+    ] = True
     split: Split = Split()
 
 
 class Recipe(Section):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-    seed: int = 0
+    """What a dataset is. Two datasets of one recipe and the same inputs are the same."""
+
+    name: Annotated[
+        str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$"), says("Stands on the dataset's card.")
+    ]
+    seed: Annotated[int, says("Of the sampled answers.")] = 0
     embed: Embed
     mine: Mine = Mine()
     caption: Caption

@@ -132,7 +132,9 @@ class Settings(BaseSettings):
     inputs: Inputs = Inputs()
     cache_dir: Path = Path(os.path.expanduser("~")) / ".cache" / "vispref"
     scratch_dir: Path | None = None
+    runs_dir: Path = Path(os.path.expanduser("~")) / "vispref-runs"
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = 256
+    shard_rows: Annotated[int, Field(ge=1)] = 1_000_000
     mine_block: Annotated[int, Field(ge=16)] = 4096
     duckdb_memory: Annotated[ByteSize, Field(ge=32_000_000)] = ByteSize(256_000_000)
 

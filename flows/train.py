@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import flow, get_run_logger
 
-from config.errors import StageStopped, TrainingError
-from tasks.training import TrainingProgress, publish_checkpoint
+from config.digest import digest
+from config.errors import RecipeError
+from config.settings import load_settings
+from flows.forms import Evaluation
+from storage.catalog import read_current
+from storage.root import Root
+from tasks.gpus import lent, lock_folder, visible_gpus
+from tasks.processes import run_program
+from tasks.training import TrainingProgress, publish_checkpoint, publish_comparison
 
-STOPPED = 130
-KEPT_LINES = 5  # of the process's last words, for the error
+RECIPES = Path(__file__).parents[1] / "train" / "recipes"
+PINNED = "data.digest="  # the override that says which dataset
 # How a terminal is shown the process's lines; a deployment's log is told instead.
 TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
 
@@ -30,50 +37,105 @@ def training_command(recipe: str, data: str, out: str | None, overrides: list[st
 
 
 @flow(name="train", flow_run_name="train {recipe} on {data}", persist_result=False)
-def train(recipe: str, data: str, out: str, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Trains `recipe` (a name or a YAML file's path) on the dataset under `data`, or goes on with it.
+def train(
+    data: str,
+    recipe: str = "llava-1.5-7b-symmpo",
+    dataset: str | None = None,
+    out: str | None = None,
+    overrides: list[str] | None = None,
+    evaluation: Evaluation = Evaluation.NONE,
+) -> dict[str, Any]:
+    """Trains a model on a dataset, or goes on with a training that was stopped.
 
-    out: the folder of checkpoints, logs and the trained model. Gives result.json's content. Raises
-    StageStopped after a signal, TrainingError with the process's last words otherwise.
+    Started again with the same values it goes on from its last checkpoint; one that is finished
+    is not done again.
+
+    Args:
+        data: The dataset's root: a folder, or a URL such as s3://bucket/set.
+        recipe: The training recipe: a name of train/recipes, or a YAML file's path.
+        dataset: The digest of the dataset. Empty: the newest of the root.
+        out: The folder of checkpoints, logs and the trained model. Empty: one under
+            VISPREF_RUNS_DIR, named by recipe and dataset.
+        overrides: KEY=VALUE of the recipe, e.g. optimiser.epochs=1.
+        evaluation: What is measured before and after. miniature: the small world's own model.
+
+    Gives result.json's content. Raises StageStopped after a signal, TrainingError with the
+    process's last words otherwise.
     """
     say = TELL.get() or get_run_logger().info
-    progress = TrainingProgress()
-    last: list[str] = []
-    with subprocess.Popen(  # noqa: S603 - this project's own module, no shell
-        training_command(recipe, data, out, overrides or []),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        for line in _lines(process):
-            say(line)
-            last = [*last, line][-KEPT_LINES:]
-            found = re.match(r"step (\d+)/(\d+) ", line)
-            if found:
-                progress.show(100.0 * int(found[1]) / int(found[2]))
-    if process.returncode == STOPPED:
-        raise StageStopped(last[-1] if last else "training was stopped")
-    if process.returncode != 0:
-        raise TrainingError(
-            f"training ended with code {process.returncode}: {' | '.join(last) or 'no word'}"
+    given = [pair for pair in overrides or [] if not pair.startswith(PINNED)]
+    pinned = [pair.removeprefix(PINNED) for pair in overrides or [] if pair.startswith(PINNED)]
+    dataset = check_dataset(data, dataset or (pinned or [None])[-1])
+    folder = Path(out) if out else default_out(recipe, dataset, given)
+    progress = TrainingProgress(folder / "metrics.jsonl")
+
+    def line(text: str) -> None:
+        say(text)
+        found = re.match(r"step (\d+)/(\d+) ", text)
+        if found:
+            progress.show(100.0 * int(found[1]) / int(found[2]))
+
+    count = processes_of(recipe, given)
+    with lent(count, visible_gpus(), lock_folder(), say) as gpus:
+        run_program(
+            training_command(recipe, data, str(folder), [*given, f"{PINNED}{dataset}"]),
+            line,
+            what="training",
+            environment=gpus.environment,
+            keep=gpus.locks,
         )
-    result: dict[str, Any] = json.loads((Path(out) / "result.json").read_text(encoding="utf-8"))
-    publish_checkpoint(result)
+        progress.show(100.0)
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        publish_checkpoint(result)
+        if evaluation is Evaluation.MINIATURE:
+            publish_comparison(compare(result, folder, say))
     return result
 
 
-def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    """The process's lines until it ends; Ctrl-C reaches it too, and it writes a checkpoint first."""
-    if process.stdout is None:
-        raise ValueError("the process was started without a pipe")
-    try:
-        for line in process.stdout:
-            if line.strip():
-                yield line.rstrip()
-    except KeyboardInterrupt:
-        for line in process.stdout:
-            if line.strip():
-                yield line.rstrip()
-        process.wait()
-        raise
+def check_dataset(data: str, dataset: str | None) -> str:
+    """The digest of a dataset that is whole. Raises RecipeError where there is none."""
+    root = Root(data)
+    found = dataset or read_current(root)["dataset"]
+    if found is None:
+        raise RecipeError(f"{root.url} has no dataset yet: build it first")
+    if not root.exists(f"datasets/{found}/manifest.json"):
+        raise RecipeError(
+            f"{root.url} has no dataset {found!r}; it has "
+            f"{[path.rsplit('/', 1)[-1] for path in root.list('datasets')]}"
+        )
+    return found
+
+
+def default_out(recipe: str, dataset: str, overrides: list[str]) -> Path:
+    """One folder for each recipe, its overrides and a dataset."""
+    name = f"{Path(recipe).stem}-{dataset[:12]}"
+    if overrides:
+        name += f"-{digest(sorted(overrides))[:8]}"
+    return load_settings().runs_dir.expanduser().absolute() / name
+
+
+def processes_of(recipe: str, overrides: list[str]) -> int:
+    """How many processes, and so GPUs, the training takes. What is wrong in it `train` says."""
+    for pair in reversed(overrides):
+        name, _, value = pair.partition("=")
+        if name == "processes" and value.isdecimal():
+            return max(1, int(value))
+    path = Path(recipe) if Path(recipe).is_file() else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        return 1
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    count = found.get("processes", 1) if isinstance(found, dict) else 1
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+def compare(result: dict[str, Any], folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """What training changed of the miniature world's model, measured by a process of its own."""
+    if "model" not in result:
+        raise RecipeError("the trained model was not exported: leave checkpoints.export on")
+    say("measuring before and after")
+    found = folder / "before-after.json"
+    before = result["recipe"]["model"]["path"]
+    command = [sys.executable, "-m", "miniature.making.compare", before, result["model"]]
+    run_program([*command, "--out", str(found)], say, what="the evaluation")
+    compared: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    return compared

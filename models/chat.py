@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from config.errors import StorageError
+from config.errors import StageStopped, StorageError
 from config.settings import Endpoint
 from models.budget import Amount, BudgetGuard
 from models.estimates import Estimates
@@ -60,6 +60,10 @@ class ChatClient:
 
     async def aclose(self) -> None:
         await self._sender.aclose()
+
+    def stop(self, why: StageStopped) -> None:
+        """Sends nothing more: calls on the wire are answered, those that wait raise `why`."""
+        self._sender.stop(why)
 
     def cached(self, requests: list[ChatRequest]) -> dict[str, ChatAnswer]:
         """The answers that are on disk already, by request key: many in one look."""

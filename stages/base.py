@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from config.digest import text_digest
+from config.errors import StageStopped
 from config.recipe import Recipe, Structured
 from config.settings import Role, Settings
 from models.chat import ChatAnswer, ChatClient, ChatRequest, Message
@@ -32,6 +33,9 @@ class Work:
     run_id: str
     ingest: str | None = None
     progress: Progress = field(default_factory=lambda: Progress())
+    stopped: StageStopped | None = field(default=None, init=False)
+    # What has to be told when the run is stopped: the clients, while they are open.
+    listeners: list[Callable[[StageStopped], object]] = field(default_factory=list, init=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -39,6 +43,17 @@ class Work:
 
     def tables(self) -> Tables:
         return Tables(self.root, self.settings.duckdb_memory, self.settings.scratch_dir)
+
+    def stop(self, why: StageStopped) -> None:
+        """Lets what is under way end, and nothing new begin. Called on the run's event loop."""
+        self.stopped = why
+        for listener in self.listeners:
+            listener(why)
+
+    def check_going(self) -> None:
+        """Raises the reason once the run was told to stop."""
+        if self.stopped is not None:
+            raise self.stopped
 
 
 @dataclass

@@ -13,6 +13,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -210,8 +211,12 @@ class Pending:
         groups = -(-data.num_rows // size)
         return [Batch(self.stage.name, path, group) for group in range(groups)]
 
-    async def batches(self) -> AsyncIterator[Batch]:
-        for number in range(-(-self.count // CHUNK_ROWS)):
+    @property
+    def chunks(self) -> int:
+        return -(-self.count // CHUNK_ROWS)
+
+    async def batches(self, chunks: range) -> AsyncIterator[Batch]:
+        for number in chunks:
             for batch in await asyncio.to_thread(self.chunk, number):
                 yield batch
 
@@ -247,6 +252,12 @@ def no_endpoint(calls: dict[Role, int]) -> RecipeError:
 
 
 RunBatch = Callable[[Batch], Awaitable[dict[str, Any]]]
+# Does the work of shard `number` of `of`; an orchestrator makes it a run of its own.
+RunShard = Callable[[int, int, Callable[[], Awaitable[None]]], Awaitable[None]]
+
+
+async def alone(number: int, of: int, work: Callable[[], Awaitable[None]]) -> None:
+    await work()
 
 
 async def run_call_stage(
@@ -257,8 +268,10 @@ async def run_call_stage(
     *,
     retry: Retry | None = None,
     wrap: Callable[[RunBatch], RunBatch] = lambda run: run,
+    shards: RunShard = alone,
 ) -> None:
-    """Does all that is pending in one stage. `wrap` makes a batch an orchestrator's task.
+    """Does all that is pending in one stage. `wrap` makes a batch an orchestrator's task, `shards`
+    each `shard_rows` of a very large stage a run of its own, one after another.
 
     client: None where the stage's role has no endpoint. Raises RecipeError where rows are pending
     and there is none; StageStopped once every batch in flight has written what it did.
@@ -271,7 +284,14 @@ async def run_call_stage(
                 raise no_endpoint({stage.role: pending.count})
             runner = BatchRunner(work, stage, client, images)
             at_once = 1 + -(-ROWS_A_SLOT * client.endpoint.concurrency // work.settings.batch_rows)
-            await _drain(pending, wrap(runner.run), at_once)
+            run = wrap(runner.run)
+            chunks = max(1, work.settings.shard_rows // CHUNK_ROWS)
+            starts = range(0, pending.chunks, chunks)
+            for number, start in enumerate(starts, 1):
+                part = range(start, min(start + chunks, pending.chunks))
+                await shards(
+                    number, len(starts), partial(_drain, work, pending, part, run, at_once)
+                )
     except StageStopped as stopped:
         work.progress.end(stage.name, "stopped", str(stopped))
         raise
@@ -280,10 +300,11 @@ async def run_call_stage(
     work.progress.end(stage.name)
 
 
-async def _drain(pending: Pending, run: RunBatch, at_once: int) -> None:
+async def _drain(work: Work, pending: Pending, chunks: range, run: RunBatch, at_once: int) -> None:
     running: set[asyncio.Task[dict[str, Any]]] = set()
     try:
-        async for batch in pending.batches():
+        async for batch in pending.batches(chunks):
+            work.check_going()
             running.add(asyncio.ensure_future(run(batch)))
             if len(running) >= at_once:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -124,5 +124,6 @@ def embed(
     run = wrap(EmbedRunner(work, stage).run)
     size = max(work.settings.embedding.batch_size, 256)
     for start in range(0, len(rows), size):
+        work.check_going()
         run(rows[start : start + size])
     work.progress.end(stage)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from config.errors import RecipeError, StorageError
+from config.errors import RecipeError, StageStopped, StorageError
 from config.recipe import Recipe
 from config.settings import ROLES, Role, Settings, check_prices
 from models.budget import BudgetGuard
@@ -164,6 +164,11 @@ class Clients:
     def of(self, stage: CallStage) -> ChatClient | None:
         return self.by_role.get(stage.role)
 
+    def stop(self, why: StageStopped) -> None:
+        """Sends nothing more; calls on the wire are waited for."""
+        for client in self.by_role.values():
+            client.stop(why)
+
     async def aclose(self) -> None:
         for client in self.by_role.values():
             await client.aclose()
@@ -191,9 +196,11 @@ async def open_clients(work: Work) -> AsyncIterator[Clients]:
             role, work.settings.endpoint(role), cache=cache, budget=budget, images=images,
             payer=work.root.id,
         )  # fmt: skip
+    work.listeners.append(clients.stop)
     try:
         yield clients
     finally:
+        work.listeners.remove(clients.stop)
         await clients.aclose()
         _record_spending(work, budget.dollars - dollars, budget.tokens - tokens)
 

@@ -7,17 +7,17 @@ persisted and nothing is cached by Prefect: a batch that ran is known by its row
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect import task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from config.errors import VisprefError
-from stages.calls import Batch, RunBatch
+from stages.calls import Batch, RunBatch, RunShard
 
 RETRIES = 2
 RETRY_DELAY_S = [2, 10]
@@ -74,6 +74,24 @@ def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
         return run_as_task
 
     return wrap
+
+
+def in_shards(stage: str) -> RunShard:
+    """Makes each shard of a very large stage a subflow: a flow run of Prefect holds thousands of
+    task runs well, and not many more. A stage of one shard stays in the run itself."""
+
+    async def run(number: int, of: int, work: Callable[[], Awaitable[None]]) -> None:
+        if of == 1:
+            await work()
+            return
+
+        @flow(name="shard", flow_run_name=f"{stage} {number} of {of}", persist_result=False)
+        async def shard() -> None:
+            await work()
+
+        await shard()
+
+    return run
 
 
 async def whole_stage(stage: str, run: Callable[[], Any]) -> Any:

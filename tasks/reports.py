@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -17,8 +18,27 @@ from prefect.artifacts import (
 
 from stages.base import Progress
 from stages.chain import STAGES
+from storage.catalog import CATALOG
+from storage.root import Root
 
 EVERY_S = 5.0
+QUERIES = (
+    (
+        "Rows and mean lengths by split",
+        "SELECT split, count(*) AS n, avg(length(chosen)) AS chosen_characters, "
+        "avg(length(rejected)) AS rejected_characters FROM preferences GROUP BY split",
+    ),
+    (
+        "What was dropped and why",
+        "SELECT reason, count(*) AS n, any_value(detail) AS example FROM decisions "
+        "WHERE NOT kept GROUP BY reason ORDER BY n DESC",
+    ),
+    (
+        "Where the texts of one row come from",
+        "SELECT side, claim, verdict, evidence, answer FROM lineage "
+        "WHERE row_id = (SELECT min(row_id) FROM preferences) ORDER BY side, claim",
+    ),
+)
 
 
 def share_done(progress: Progress) -> float:
@@ -63,5 +83,21 @@ def stage_table(progress: Progress) -> list[dict[str, Any]]:
     return [stage.as_dict() for stage in progress.stages.values()]
 
 
-async def publish_card(card: str) -> None:
-    await acreate_markdown_artifact(markdown=card, key="dataset-card", description="Dataset card")
+async def publish_card(root: Root, receipt: dict[str, Any]) -> None:
+    """The dataset's card, with queries to copy at its top."""
+    card = root.read_bytes(f"{receipt['path']}/README.md").decode()
+    await acreate_markdown_artifact(
+        markdown=query_page(root) + "\n" + card,
+        key="dataset-card",
+        description="Dataset card, and queries to copy",
+    )
+
+
+def query_page(root: Root) -> str:
+    """Three queries as whole commands for a shell that sees the root."""
+    place = shlex.quote(root.url_of(CATALOG) if root.is_local else root.url)
+    command = f"duckdb -readonly {place} -c" if root.is_local else f"vispref query --root {place}"
+    lines = ["# Query it", "", "The tables may be read while runs write to them.", ""]
+    for title, sql in QUERIES:
+        lines += [f"{title}:", "", "```sh", f'{command} "{sql}"', "```", ""]
+    return "\n".join(lines)
