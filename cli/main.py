@@ -253,6 +253,26 @@ def down(state: State = None) -> None:
     operation.down(state, typer.echo)
 
 
+@app.command()
+def doctor(
+    root: Annotated[
+        str | None, typer.Option("--root", help="A dataset whose room and models are looked at.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="The recipe whose models must be served; the root's if not given."),
+    ] = None,
+    settings: SettingsFile = None,
+    state: State = None,
+) -> None:
+    """Check settings, endpoints, disks, GPUs, versions and Prefect; say how to mend what is wrong."""
+    from cli.doctoring import print_findings
+    from operate.doctor import examine
+
+    if not print_findings(examine(root, recipe, settings, state)):
+        raise typer.Exit(1)
+
+
 STOPPED = "Stopped. What was done is kept; the same command goes on."
 
 

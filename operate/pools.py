@@ -65,7 +65,7 @@ async def install_automation(client: PrefectClient) -> None:
 
     It watches this project's deployments alone: other runs of the server may beat more slowly.
     """
-    wanted = automation(await _deployments(client))
+    wanted = automation(await deployments_of_pools(client))
     found = await client.read_automations_by_name(AUTOMATION)
     for old in found:
         same = old.model_dump(mode="json", exclude={"id", "enabled"})
@@ -98,7 +98,8 @@ def automation(deployments: list[str]) -> AutomationCore:
     )  # fmt: skip
 
 
-async def _deployments(client: PrefectClient) -> list[str]:
+async def deployments_of_pools(client: PrefectClient) -> list[str]:
+    """The ids of the deployments whose runs the two pools take."""
     ours = WorkPoolFilter(name=WorkPoolFilterName(any_=list(POOLS)))
     return sorted(str(found.id) for found in await client.read_deployments(work_pool_filter=ours))
 
