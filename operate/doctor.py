@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import get_current_settings
 
 from config.errors import VisprefError
 from config.recipe import Recipe, load_recipe, parse_recipe
@@ -15,6 +16,7 @@ from operate.check_endpoints import check_endpoints
 from operate.check_machine import check_cache, check_gpus, check_packages, check_places
 from operate.check_prefect import check_prefect, check_programs
 from operate.findings import Finding, fail, ok, warn
+from operate.programs import Address, client_environment, talking_to
 from operate.state import DEFAULT, State
 from storage.catalog import read_current
 from storage.root import Root
@@ -41,17 +43,24 @@ def examine(
             *_guarded("places", lambda: check_places(settings, root)),
             *_guarded("response cache", lambda: [check_cache(settings)]),
         ]
-    ours = state.is_held
-    named = get_current_settings().api.url
-    api = state.read().get("api") if ours and named is None else named
-    with temporary_settings(updates={} if api is None else {PREFECT_API_URL: api}):
+    with _prefect(state) as ours:
         if settings is not None:
             findings += _guarded("endpoints", lambda: _awaited(check_endpoints(settings, recipe)))
         findings += _guarded("vispref up", lambda: check_programs(state))
-        findings += _guarded(
-            "Prefect", lambda: _awaited(check_prefect(ours=ours and named is None))
-        )
+        findings += _guarded("Prefect", lambda: _awaited(check_prefect(ours=ours)))
     return findings
+
+
+@contextmanager
+def _prefect(state: State) -> Iterator[bool]:
+    """Prefect's client, set to the server that is named or else runs here; whether it is the latter."""
+    api = state.read().get("api") if state.is_held else None
+    if api is None or get_current_settings().api.url is not None:
+        yield False
+        return
+    where = Address(api, ours=True)
+    with talking_to(where, client_environment(where, None)):
+        yield True
 
 
 def _awaited(check: Awaitable[list[Finding]]) -> list[Finding]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from config.errors import RecipeError
 from config.settings import ROLES, Settings
@@ -61,6 +66,16 @@ def client_environment(where: Address, home: Path | None) -> dict[str, str]:
     return environment
 
 
+@contextmanager
+def talking_to(where: Address, clients: Mapping[str, str]) -> Iterator[None]:
+    """Prefect's client in this process, set as in the programs that are started."""
+    updates: dict[Any, Any] = {PREFECT_API_URL: where.api}
+    if "PREFECT_API_AUTH_STRING" in clients:
+        updates[PREFECT_API_AUTH_STRING] = clients["PREFECT_API_AUTH_STRING"]
+    with temporary_settings(updates=updates):
+        yield
+
+
 def server_program(where: Address, clients: Mapping[str, str]) -> Program:
     def probe() -> None:
         if get_json(f"{where.api}/health") is not True:
@@ -80,18 +95,19 @@ def server_program(where: Address, clients: Mapping[str, str]) -> Program:
     )
 
 
-def worker_name(pool: str) -> str:
-    """The same on every start: runs that a killed worker left are known by it."""
-    return f"{pool}-{socket.gethostname()}"
+def worker_name(pool: str, state: Path) -> str:
+    """The same on every start with a state folder: runs that a killed worker left are known by it."""
+    digest = hashlib.sha256(str(state).encode()).hexdigest()
+    return f"{pool}-{socket.gethostname()}-{digest[:6]}"
 
 
-def worker_programs(clients: Mapping[str, str]) -> list[Program]:
+def worker_programs(clients: Mapping[str, str], state: Path) -> list[Program]:
     return [
         Program(
             name=f"worker-{pool.removeprefix('vispref-')}",
             command=(
                 *(sys.executable, "-m", "prefect", "worker", "start"),
-                *("--pool", pool, "--name", worker_name(pool), "--type", "process"),
+                *("--pool", pool, "--name", worker_name(pool, state), "--type", "process"),
             ),
             environment={**worker_environment(), **clients},
         )

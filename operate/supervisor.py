@@ -152,7 +152,7 @@ class Keeper:
                 if failed >= self.program.failures:
                     return f"did not answer {failed} times in a row: {sick}"
                 if not ready and now - started > self.program.patience_s:
-                    return f"was not ready in {self.program.patience_s:.0f} s: {sick}"
+                    return f"was not ready in {self.program.patience_s:g} s: {sick}"
             else:
                 failed = 0
                 if not ready:

@@ -14,15 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect.client.orchestration import get_client
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_URL,
-    get_current_settings,
-    temporary_settings,
-)
+from prefect.settings import get_current_settings
 
 from config.errors import OperationError
 from config.settings import load_settings
@@ -86,7 +80,7 @@ def up(options: Options, say: Say) -> None:
         end(state.programs(), LEFT_S)  # what an `up` that was killed left running
         found = where(options)
         clients = programs.client_environment(found, options.home)
-        with _signals() as stop, _talking_to(found, clients):
+        with _signals() as stop, programs.talking_to(found, clients):
             _Machine(state, found, clients, say, stop).run(models)
 
 
@@ -101,16 +95,6 @@ def _signals() -> Iterator[threading.Event]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-@contextmanager
-def _talking_to(found: Address, clients: dict[str, str]) -> Iterator[None]:
-    """Prefect's client in this process, set as in the programs it starts."""
-    updates: dict[Any, Any] = {PREFECT_API_URL: found.api}
-    if "PREFECT_API_AUTH_STRING" in clients:
-        updates[PREFECT_API_AUTH_STRING] = clients["PREFECT_API_AUTH_STRING"]
-    with temporary_settings(updates=updates):
-        yield
 
 
 class _Machine:
@@ -129,10 +113,11 @@ class _Machine:
         self._ready = False
         self._writing = threading.Lock()
         self._me = Identity.of(os.getpid())
+        self._workers = {pool: programs.worker_name(pool, state.folder) for pool in POOLS}
 
     def run(self, models: list[Program]) -> None:
         self._write()
-        workers = programs.worker_programs(self._clients)
+        workers = programs.worker_programs(self._clients, self._state.folder)
         try:
             if self._where.ours:
                 self._start([programs.server_program(self._where, self._clients)])
@@ -167,7 +152,7 @@ class _Machine:
     def _wait_for_workers(self) -> None:
         deadline = time.monotonic() + WORKER_S
         while not self._stop.is_set():
-            missing = asyncio.run(_pools_without_worker())
+            missing = asyncio.run(_pools_without(self._workers))
             if not missing:
                 return
             if time.monotonic() > deadline:
@@ -179,8 +164,7 @@ class _Machine:
 
     def _settle_runs(self) -> None:
         """Only while no worker of ours lives."""
-        names = [programs.worker_name(pool) for pool in POOLS]
-        count = asyncio.run(_crash_runs(names))
+        count = asyncio.run(_crash_runs(list(self._workers.values())))
         if count:
             self._say(f"{count} runs that a stopped worker left are Crashed now; Retry goes on")
 
@@ -235,14 +219,14 @@ class _Machine:
         self._say("Ctrl-C or vispref down stops it.")
 
 
-async def _pools_without_worker() -> list[str]:
-    """The pools in which this machine's worker is not online yet."""
+async def _pools_without(workers: dict[str, str]) -> list[str]:
+    """The pools in which the worker of that name is not online yet."""
     missing = []
     async with get_client() as client:
-        for pool in POOLS:
+        for pool, name in workers.items():
             found = await client.read_workers_for_work_pool(pool)
             online = {worker.name for worker in found if worker.status == "ONLINE"}
-            if programs.worker_name(pool) not in online:
+            if name not in online:
                 missing.append(pool)
     return missing
 
