@@ -128,9 +128,9 @@ class _Machine:
             self._start([*models, *workers])
             self._wait_for_workers()
             if not self._stop.is_set():
+                self._summary()
                 self._ready = True
                 self._write()
-                self._summary()
             self._stop.wait()
             self._say("stopping")
         finally:
