@@ -20,17 +20,18 @@ SYMMPO = load_recipe("symmpo")
 def run_name() -> str:
     parameters = flow_run.parameters
     place = str(parameters["root"]).rstrip("/").rsplit("/", 1)[-1]
-    return f"build {parameters['recipe']['name']} in {place}"
+    # Prefect gives the values as they came, or as the flow's signature makes them.
+    return f"build {Recipe.model_validate(parameters['recipe']).name} in {place}"
 
 
 @flow(name="build-dataset", flow_run_name=run_name, persist_result=False)
 async def build_dataset(
     root: str,
-    recipe: Recipe = SYMMPO,
     source: Input | None = None,
+    train_after: TrainAfter = TrainAfter(),  # noqa: B008 - never changed; a form shows its fields
+    recipe: Recipe = SYMMPO,
+    changes: Changes = Changes(),  # noqa: B008
     settings_file: str | None = None,
-    changes: Changes = Changes(),  # noqa: B008 - never changed; a form shows its fields
-    train_after: TrainAfter = TrainAfter(),  # noqa: B008
     if_busy: IfBusy = IfBusy.WAIT,
 ) -> dict[str, Any]:
     """Builds the dataset under a root, or goes on with it: only what is pending is done.
@@ -40,11 +41,11 @@ async def build_dataset(
 
     Args:
         root: Where the dataset lies: a folder, or a URL such as s3://bucket/set.
-        recipe: What the dataset is. The defaults are the SymMPO paper's.
         source: Images and prompts. Empty: the rows that the root already has.
-        settings_file: YAML under the worker's VISPREF_ environment, as the worker sees it.
-        changes: Limits, endpoints and budget of this run alone.
         train_after: Start training when the dataset is usable.
+        recipe: What the dataset is. The defaults are the SymMPO paper's.
+        changes: Limits, endpoints and budget of this run alone.
+        settings_file: YAML under the worker's VISPREF_ environment, as the worker sees it.
         if_busy: While another run writes to the root: wait for it, or refuse.
 
     Gives a receipt of JSON values. Raises StageStopped when the run cannot go on.

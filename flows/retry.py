@@ -29,9 +29,9 @@ async def retry_failed(
     root: str,
     stage: Stage = Stage.ANY,  # type: ignore[valid-type, attr-defined]
     error_class: ErrorClass = ErrorClass.ANY,  # type: ignore[valid-type, attr-defined]
-    settings_file: str | None = None,
     changes: Changes = Changes(),  # noqa: B008 - never changed; a form shows its fields
     train_after: TrainAfter = TrainAfter(),  # noqa: B008
+    settings_file: str | None = None,
     if_busy: IfBusy = IfBusy.WAIT,
 ) -> dict[str, Any]:
     """Asks the failed rows of a dataset afresh, and goes on with what follows from them.
@@ -42,9 +42,9 @@ async def retry_failed(
         root: Where the dataset lies.
         stage: Only rows that failed in this stage.
         error_class: Only rows that failed so.
-        settings_file: YAML under the worker's VISPREF_ environment, as the worker sees it.
         changes: Other limits or another endpoint, for this run alone.
         train_after: Start training when the dataset is usable.
+        settings_file: YAML under the worker's VISPREF_ environment, as the worker sees it.
         if_busy: While another run writes to the root: wait for it, or refuse.
 
     Gives a receipt of JSON values. Raises RecipeError where the root was never built.

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 28, 28
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 32, 28
+LINE = 15  # of the legend, below the plot
 POINTS = 400  # of a curve; more cannot be told apart at this width
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 
@@ -38,7 +39,8 @@ def draw(title: str, steps: Sequence[float], series: Series) -> str:
         y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
         return f"{x:.1f} {y:.1f}"
 
-    parts = [_frame(title, low, high, first, last)]
+    legend = LINE * len(series) + 6 if len(series) > 1 else 0
+    parts = [_frame(title, low, high, first, last, HEIGHT + legend)]
     for number, (name, values) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
         points = [None if v is None else place(s, v) for s, v in zip(steps, values, strict=True)]
@@ -46,11 +48,9 @@ def draw(title: str, steps: Sequence[float], series: Series) -> str:
             f'<path d="{_path(points)}" fill="none" stroke="{colour}" stroke-width="1.6" '
             'stroke-linejoin="round" stroke-linecap="round"/>'
         )
-        if len(series) > 1:
-            y = TOP + 12 + 14 * number
-            parts.append(
-                f'<text x="{LEFT + 8}" y="{y}" fill="{colour}" font-size="11">{escape(name)}</text>'
-            )
+        if legend:
+            y = HEIGHT + 6 + LINE * number
+            parts.append(f'<text x="{LEFT}" y="{y}" fill="{colour}">{escape(name)}</text>')
     parts.append("</svg>")
     return "".join(parts)
 
@@ -66,13 +66,13 @@ def _path(points: Sequence[str | None]) -> str:
     return "".join(drawn)
 
 
-def _frame(title: str, low: float, high: float, first: float, last: float) -> str:
+def _frame(title: str, low: float, high: float, first: float, last: float, height: int) -> str:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" font-family="sans-serif" font-size="11" fill="#475569">'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
-        f'<text x="{LEFT}" y="16" font-size="13" fill="#0f172a">{escape(title)}</text>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'height="{height}" font-family="sans-serif" font-size="11" fill="#475569">'
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
+        f'<text x="{LEFT}" y="18" font-size="13" fill="#0f172a">{escape(title)}</text>'
         f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#94a3b8"/>'
         f'<text x="{LEFT - 6}" y="{TOP + 8}" text-anchor="end">{high:.4g}</text>'
         f'<text x="{LEFT - 6}" y="{bottom}" text-anchor="end">{low:.4g}</text>'

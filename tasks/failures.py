@@ -33,8 +33,8 @@ def failed_rows(root: Root) -> list[dict[str, Any]]:
             "stage": row["stage"],
             "error class": row["error_class"],
             "rows": row["rows"],
-            "example": " ".join(row["example"].split())[:SHOWN],
             "what to do": advice(row["stage"], row["error_class"]),
+            "example": " ".join(row["example"].split())[:SHOWN],
         }
         for row in query(root, SQL).to_pylist()
     ]
@@ -65,21 +65,18 @@ async def _retry_form() -> str | None:
 
 
 def retry_page(root: str, rows: list[dict[str, Any]], form: str | None) -> str:
-    """Markdown: a link a line that opens the retry's form filled in, or the command."""
-    lines = [
-        "# Retry failed rows",
-        "",
-        "Rows that have an answer keep it; only these are asked again, and paid for.",
-        "",
-        "| stage | error class | rows | retry |",
-        "|---|---|---|---|",
-    ]
+    """Markdown: what to do, an example, and a link that opens the retry's form filled in."""
+    lines = ["# Retry failed rows", ""]
+    lines += ["Rows that have an answer keep it; only these are asked again, and paid for.", ""]
     for row in rows:
         stage, kind = row["stage"], row["error class"]
         command = f"`vispref retry --root {root} --stage {stage} --error-class {kind}`"
         if form is not None:
             values = json.dumps({"root": root, "stage": stage, "error_class": kind})
             # The page decodes the value once more than the address bar does.
-            command = f"[open the form]({form}?parameters={quote(quote(values, safe=''), safe='')})"
-        lines.append(f"| {stage} | {kind} | {row['rows']:,} | {command} |")
-    return "\n".join(lines) + "\n"
+            place = f"{form}?parameters={quote(quote(values, safe=''), safe='')}"
+            command = f"[Retry these]({place}), or in a shell {command}"
+        lines += [f"## {stage}: {kind}, {row['rows']:,} rows", "", row["what to do"], ""]
+        # A model's words are shown as they are: in a code block nothing in them is a link.
+        lines += ["```text", row["example"].replace("`", "'"), "```", "", command, ""]
+    return "\n".join(lines)

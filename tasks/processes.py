@@ -12,6 +12,7 @@ from config.errors import StageStopped, TrainingError
 
 STOPPED = 130
 KEPT_LINES = 5  # of the program's last words, for the error
+NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}  # a log is no terminal
 PR_SET_PDEATHSIG = 1
 
 
@@ -36,7 +37,7 @@ def run_program(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **NO_BARS, **(environment or {})},
         pass_fds=tuple(keep),
         preexec_fn=_die_with(os.getpid()),
     ) as process:

@@ -25,18 +25,19 @@ EVERY_S = 5.0
 QUERIES = (
     (
         "Rows and mean lengths by split",
-        "SELECT split, count(*) AS n, avg(length(chosen)) AS chosen_characters, "
-        "avg(length(rejected)) AS rejected_characters FROM preferences GROUP BY split",
+        """SELECT split, count(*) AS n, avg(length(chosen)) AS chosen_characters,
+    avg(length(rejected)) AS rejected_characters
+FROM preferences GROUP BY split""",
     ),
     (
         "What was dropped and why",
-        "SELECT reason, count(*) AS n, any_value(detail) AS example FROM decisions "
-        "WHERE NOT kept GROUP BY reason ORDER BY n DESC",
+        """SELECT reason, count(*) AS n, any_value(detail) AS example
+FROM decisions WHERE NOT kept GROUP BY reason ORDER BY n DESC""",
     ),
     (
         "Where the texts of one row come from",
-        "SELECT side, claim, verdict, evidence, answer FROM lineage "
-        "WHERE row_id = (SELECT min(row_id) FROM preferences) ORDER BY side, claim",
+        """SELECT side, claim, verdict, evidence, answer FROM lineage
+WHERE row_id = (SELECT min(row_id) FROM preferences) ORDER BY side, claim""",
     ),
 )
 
@@ -99,5 +100,5 @@ def query_page(root: Root) -> str:
     command = f"duckdb -readonly {place} -c" if root.is_local else f"vispref query --root {place}"
     lines = ["# Query it", "", "The tables may be read while runs write to them.", ""]
     for title, sql in QUERIES:
-        lines += [f"{title}:", "", "```sh", f'{command} "{sql}"', "```", ""]
+        lines += [f"{title}:", "", "```sh", f'{command} "\n{sql}"', "```", ""]
     return "\n".join(lines)

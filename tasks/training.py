@@ -99,7 +99,7 @@ def losses_page(metrics: list[dict[str, float]]) -> str | None:
     steps = [line["step"] for line in metrics]
     lines = [f"# Step {last['step']:g}", ""]
     for title, names in curves:
-        series = {name.removeprefix("accuracies/"): _values(metrics, name) for name in names}
+        series = {_told(name): _values(metrics, name) for name in names}
         picture = draw(title, *thin(steps, series))
         data = base64.b64encode(picture.encode()).decode()
         lines += [f"![{title} by step](data:image/svg+xml;base64,{data})", ""]
@@ -110,6 +110,10 @@ def losses_page(metrics: list[dict[str, float]]) -> str | None:
 
 def _values(metrics: list[dict[str, float]], name: str) -> list[float | None]:
     return [line.get(name) for line in metrics]
+
+
+def _told(name: str) -> str:
+    return name.removeprefix("accuracies/").replace("_over_", " over ")
 
 
 def _number(value: float | None) -> str:
