@@ -155,7 +155,7 @@ async def _automation(client: PrefectClient) -> Finding:
 
 def check_programs(state: State) -> Iterator[Finding]:
     """What `vispref up` keeps running, and what it gave up."""
-    if not state.is_held:
+    if state.holder() is None:
         yield ok("vispref up", f"does not run with {state.folder}")
         return
     for name, program in state.read().get("programs", {}).items():

@@ -54,7 +54,7 @@ def examine(
 @contextmanager
 def _prefect(state: State) -> Iterator[bool]:
     """Prefect's client, set to the server that is named or else runs here; whether it is the latter."""
-    api = state.read().get("api") if state.is_held else None
+    api = state.read()["api"] if state.holder() is not None else None
     if api is None or get_current_settings().api.url is not None:
         yield False
         return

@@ -50,14 +50,11 @@ class State:
         finally:
             os.close(descriptor)
 
-    @property
-    def is_held(self) -> bool:
-        with contextlib.suppress(OperationError):
-            if (self.folder / "lock").exists():
-                with self.held():
-                    return False
-            return False
-        return True
+    def holder(self) -> Identity | None:
+        """The `up` that lives and wrote state.json; asking does not touch the lock."""
+        found = self.read()
+        holder = Identity(found["pid"], found["created"]) if "pid" in found else None
+        return holder if holder is not None and holder.find() is not None else None
 
     def read(self) -> dict[str, Any]:
         """What was last written; empty where nothing was."""

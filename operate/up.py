@@ -239,9 +239,6 @@ async def _crash_runs(workers: list[str]) -> int:
 def detach(options: Options, say: Say) -> None:
     """Starts `up` as a process of its own and returns when all is ready. Raises OperationError."""
     state = State(options.state or DEFAULT)
-    if state.is_held:
-        with state.held():
-            pass
     log = state.log("up")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "operate", options.host, str(options.port)]

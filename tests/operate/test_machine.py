@@ -114,6 +114,8 @@ def test_the_doctor_finds_the_models_of_a_recipe_or_misses_them(machine, make_re
     good = machine.command("doctor", "--recipe", recipe)
     assert good.returncode == 0, good.stdout + good.stderr
     assert "serves stand-in-claims" in good.stdout
+    assert "as they stand there" in good.stdout
+    assert "worker vispref-gpu" in good.stdout
     bad = machine.command("doctor", "--recipe", "symmpo")
     assert bad.returncode == 1
     assert "not Qwen/Qwen2.5-VL-32B-Instruct" in bad.stdout

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from config.errors import OperationError, RecipeError
 from config.settings import Endpoint, Settings
 from operate.pools import automation
+from operate.processes import Identity
 from operate.programs import (
     address,
     client_environment,
@@ -114,18 +115,25 @@ def test_a_taken_port_is_named():
             where(Options(port=port))
 
 
-def test_a_folder_is_held_once_and_its_state_replaced(tmp_path):
+def test_a_folder_is_held_once(tmp_path):
     state = State(tmp_path / "state")
-    assert not state.is_held
-    assert state.read() == {}
     with state.held():
         state.write({"pid": os.getpid(), "programs": {}})
         again = State(tmp_path / "state")
-        assert again.is_held
-        with (
-            pytest.raises(OperationError, match=rf"process {os.getpid()}.*vispref down"),
-            again.held(),
-        ):
+        expected = rf"process {os.getpid()}.*vispref down"
+        with pytest.raises(OperationError, match=expected), again.held():
             pass
-    assert not state.is_held
+    with state.held():
+        pass
     assert state.folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_holder_is_who_wrote_the_state_and_still_lives(tmp_path):
+    state = State(tmp_path)
+    assert state.read() == {}
+    assert state.holder() is None
+    me = Identity.of(os.getpid())
+    state.write({"pid": me.pid, "created": me.created, "programs": {}})
+    assert state.holder() == me
+    state.write({"pid": me.pid, "created": me.created - 100, "programs": {}})
+    assert state.holder() is None
