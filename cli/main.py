@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from cli import operating
 from config.errors import RootBusy, StageStopped, VisprefError
 
 app = typer.Typer(
@@ -219,6 +220,10 @@ def experiment(
     from cli import experimenting
 
     experimenting.run(["--out", str(out), "--jobs", str(jobs), "--seeds", str(seeds)])
+
+
+for command in (operating.up, operating.down, operating.doctor):
+    app.command()(command)
 
 
 STOPPED = "Stopped. What was done is kept; the same command goes on."

@@ -6,6 +6,7 @@
     ├── RefusedImage          one image is refused, with a reason from REFUSALS
     ├── RefusedRow            one row cannot be trained on, with a reason from TRAINING_REFUSALS
     ├── TrainingError         training cannot go on; the last good checkpoint stands
+    ├── OperationError        servers and workers cannot be started, reached or stopped
     ├── StorageError          the dataset's root cannot be read or written
     │   ├── RootBusy          another run holds the root
     │   ├── RootLost          this run's hold of the root has ended; it must write no more
@@ -103,6 +104,10 @@ class RefusedRow(VisprefError):
 
 
 class TrainingError(VisprefError):
+    pass
+
+
+class OperationError(VisprefError):
     pass
 
 

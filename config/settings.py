@@ -43,6 +43,8 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     base_url: str | None = None
+    # `vispref up` starts it and keeps it running. It may hold a key.
+    serve_command: SecretStr | None = None
     api_key: SecretStr | None = None
     api_key_block: str | None = None
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64

@@ -129,6 +129,7 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = settings.model_dump(mode="json")
     for role in ROLES:
         found[role].pop("api_key")
+        found[role].pop("serve_command")  # how a server is started, perhaps with its key
     return found
 
 

@@ -1,0 +1,1 @@
+"""One machine's servers and workers: started, watched, looked at and stopped."""
