@@ -175,6 +175,25 @@ def report(
 
 
 @app.command()
+def maintain(
+    *,
+    root: Root,
+    compact: Annotated[
+        bool, typer.Option("--compact/--no-compact", help="Make many small parts few.")
+    ] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Read everything and check its digests.")
+    ] = True,
+    settings: SettingsFile = None,
+    if_busy: IfBusy = "wait",
+) -> None:
+    """Remove what killed runs left, merge small parts, check every digest; 1 when faults are found."""
+    from cli import maintaining
+
+    maintaining.run_maintain(root, compact, verify, settings, if_busy)
+
+
+@app.command()
 def train(
     *,
     recipe: Annotated[str, typer.Option(help="A training recipe's name or YAML file.")],

@@ -26,6 +26,7 @@ from stages.chain import Chain, make_chain
 from stages.extract import ExtractStage
 from stages.resample import ResampleStage
 from stages.rewrite import RewriteStage
+from storage import merging
 from storage.catalog import CURRENT, read_current
 from storage.images import ImageStore
 from storage.lock import hold
@@ -87,6 +88,7 @@ def record_start(work: Work, spec: InputSpec | None) -> None:
     may have made while this one waited. What killed runs left in `work/` is removed.
     """
     _ = work.root.id  # a root of another format is refused before anything is written
+    merging.finish(work.root)
     work.ingest = read_current(work.root)["ingest"]
     for left in work.root.list("work"):
         work.root.remove(left)

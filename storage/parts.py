@@ -1,4 +1,9 @@
-"""Parquet parts: written whole under a temporary name, renamed, never changed afterwards."""
+"""Parquet parts: written whole under a temporary name, renamed, never changed afterwards.
+
+Small parts are merged now and then (`storage/merging.py`). From the moment a merge is decided until
+it is in place, `merging.json` stands beside the parts, and whoever reads by this module sees the
+merged part and not those it replaces.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ import pyarrow.parquet as pq
 
 from config.errors import StorageError
 from storage.root import Root
+
+MERGING = "merging.json"  # {"staged": name, "part": name, "replaces": [names]}
 
 
 def directory(table: str, recipe: str) -> str:
@@ -52,7 +59,32 @@ def to_parquet(data: pa.Table, row_group_size: int | None = None) -> bytes:
 
 
 def paths(root: Root, table: str, recipe: str) -> list[str]:
-    return root.list(directory(table, recipe), ".parquet")
+    """The parts that hold the table now, each row in one of them."""
+    return _parts(root, table, recipe)[0]
+
+
+def sources(root: Root, table: str, recipe: str) -> list[str]:
+    """What DuckDB is to read: a pattern, which finds later parts too; the parts one by one while a
+    merge is being put in place; nothing where nothing is written."""
+    found, merging = _parts(root, table, recipe)
+    if merging or not found:
+        return found
+    return [f"{directory(table, recipe)}/part-*.parquet"]
+
+
+def _parts(root: Root, table: str, recipe: str) -> tuple[list[str], bool]:
+    folder = directory(table, recipe)
+    listed = set(root.list(folder))
+    found = {path for path in listed if path.endswith(".parquet")}
+    if f"{folder}/{MERGING}" not in listed:
+        return sorted(found), False
+    merge = root.read_json(f"{folder}/{MERGING}")
+    if merge is None:  # it is in place by now
+        return _parts(root, table, recipe)
+    final, staged = f"{folder}/{merge['part']}", f"{folder}/{merge['staged']}"
+    merged = final if final in listed else staged
+    replaced = {f"{folder}/{name}" for name in merge["replaces"]}
+    return sorted((found - replaced) | {merged}), True
 
 
 def recipes(root: Root, table: str) -> list[str]:

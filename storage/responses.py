@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -54,6 +55,24 @@ CREATE TABLE IF NOT EXISTS spent (
 
 def _answer(row: tuple[Any, ...]) -> StoredAnswer:
     return StoredAnswer(*row[:8], bool(row[8]), row[9])
+
+
+def check_cache(folder: Path) -> tuple[int, str | None]:
+    """How many answers a cache holds, and what is wrong with its file; none where there is none.
+
+    Opens it for reading alone, so that a damaged file is not made worse.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return 0, None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
+            told = "; ".join(row[0] for row in found.execute("PRAGMA quick_check(5)"))
+            if told != "ok":
+                return 0, told
+            return int(found.execute("SELECT count(*) FROM answers").fetchone()[0]), None
+    except sqlite3.Error as error:
+        return 0, str(error)
 
 
 class ResponseCache:

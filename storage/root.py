@@ -13,13 +13,16 @@ leases/<number>.json              on remote roots: who writes, see storage/lease
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -87,6 +90,22 @@ class Root:
         except OSError as error:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
         return data
+
+    @contextlib.contextmanager
+    def reading(self, relative: str) -> Iterator[IO[bytes]]:
+        """The file, open for reading piece by piece. Raises as `read_bytes` does."""
+        try:
+            with self.fs.open(self.full(relative), "rb") as file:
+                yield file
+        except FileNotFoundError as error:
+            raise FileMissing(f"{self.url_of(relative)} is not there") from error
+        except OSError as error:
+            raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
+
+    def sha256(self, relative: str) -> str:
+        """64 hex characters, read piece by piece. Raises as `read_bytes` does."""
+        with self.reading(relative) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Writes to a temporary name in the same directory, then renames: all or nothing.
@@ -167,6 +186,33 @@ class Root:
         except OSError as error:
             raise StorageError(f"cannot list {self.url_of(relative)}: {error}") from error
         return {str(path)[len(self.path) + 1 :] for path in found}
+
+    def folders(self) -> Iterator[tuple[str, list[str]]]:
+        """Every folder under the root with the names of its files, hidden ones too, one by one."""
+        for folder, _, files in self.fs.walk(self.path):
+            yield str(folder)[len(self.path) + 1 :], list(files)
+
+    def age_s(self, relative: str) -> float:
+        """Seconds since a file was written. Raises StorageError where that cannot be told."""
+        try:
+            return time.time() - float(self.fs.modified(self.full(relative)).timestamp())
+        except (OSError, NotImplementedError) as error:
+            raise StorageError(
+                f"cannot tell the age of {self.url_of(relative)}: {error}"
+            ) from error
+
+    def move(self, relative: str, to: str) -> None:
+        """Renames a file within its folder, over any that has the name. Raises as `write_bytes`."""
+        self.check_held()
+        try:
+            if self.is_local:
+                os.replace(self.full(relative), self.full(to))
+            else:
+                self.fs.mv(self.full(relative), self.full(to))
+        except OSError as error:
+            raise StorageError(
+                f"cannot rename {self.url_of(relative)} to {self.url_of(to)}: {error}"
+            ) from error
 
     def remove(self, relative: str) -> None:
         self.check_held()

@@ -77,15 +77,14 @@ class Tables:
 
     def source(self, table: str, recipe: str | None) -> str:
         """SQL for one table under one recipe digest; typed and empty where nothing is written."""
-        if recipe is not None and parts.paths(self.root, table, recipe):
-            return parquet_source(self.root, f"{parts.directory(table, recipe)}/part-*.parquet")
-        return empty_source(TABLES[table])
+        found = [] if recipe is None else parts.sources(self.root, table, recipe)
+        return parquet_source(self.root, *found) if found else empty_source(TABLES[table])
 
     def keys(self, table: str, recipe: str | None) -> str:
         """SQL for the keys of one table, also one whose other columns depend on the recipe."""
-        if recipe is not None and parts.paths(self.root, table, recipe):
-            pattern = f"{parts.directory(table, recipe)}/part-*.parquet"
-            return f"(SELECT key FROM {parquet_source(self.root, pattern)})"
+        found = [] if recipe is None else parts.sources(self.root, table, recipe)
+        if found:
+            return f"(SELECT key FROM {parquet_source(self.root, *found)})"
         return "(SELECT NULL::VARCHAR AS key WHERE false)"
 
     def history(self, table: str) -> str:
@@ -109,9 +108,9 @@ def connect(root: Root) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def parquet_source(root: Root, pattern: str) -> str:
-    quoted = root.url_of(pattern).replace("'", "''")
-    return f"read_parquet('{quoted}', union_by_name = true)"
+def parquet_source(root: Root, *patterns: str) -> str:
+    quoted = ", ".join("'" + root.url_of(path).replace("'", "''") + "'" for path in patterns)
+    return f"read_parquet([{quoted}], union_by_name = true)"
 
 
 _DUCKDB_TYPES = {
