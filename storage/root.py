@@ -168,6 +168,24 @@ class Root:
             raise StorageError(f"cannot list {self.url_of(relative)}: {error}") from error
         return {str(path)[len(self.path) + 1 :] for path in found}
 
+    def rename(self, relative: str, new: str) -> None:
+        """Moves a file; one that has the new name is replaced.
+
+        Raises RootLost where this run no longer holds the root, FileMissing, StorageError.
+        """
+        self.check_held()
+        old, final = self.full(relative), self.full(new)
+        try:
+            self.fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
+            if self.is_local:
+                os.replace(old, final)
+            else:
+                self.fs.mv(old, final)
+        except FileNotFoundError as error:
+            raise FileMissing(f"{self.url_of(relative)} is not there") from error
+        except OSError as error:
+            raise StorageError(f"cannot move {self.url_of(relative)}: {error}") from error
+
     def remove(self, relative: str) -> None:
         self.check_held()
         try:
