@@ -19,6 +19,8 @@
     │   ├── AnswerTooLong     the answer is larger than any sane answer
     │   ├── RequestRejected   the server refused this request (HTTP 4xx)
     │   ├── InputMissing      what the row needs is no longer in the root
+    │   ├── UnreadableImage   a stored image is damaged
+    │   ├── UnusableVector    an encoder gave no vector for the image
     │   └── UnexpectedError   an error nobody foresaw, which concerns this row alone
     └── StageStopped          the stage cannot go on; nothing done is lost, the rest stays pending
         ├── BudgetExhausted   the hard budget is reached
@@ -180,6 +182,14 @@ class RequestRejected(RowError):
 
 
 class InputMissing(RowError):
+    pass
+
+
+class UnreadableImage(RowError):
+    pass
+
+
+class UnusableVector(RowError):
     pass
 
 

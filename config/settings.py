@@ -27,6 +27,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -124,6 +125,21 @@ class Inputs(BaseModel):
     max_pixels: Annotated[int, Field(ge=1)] = 89_478_485
 
 
+class Runner(BaseModel):
+    """Where embedding, mining and the reference's scoring compute. The tables are the same."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    kind: Literal["local", "ray", "dask"] = "local"
+    address: str | None = None  # of a cluster that is there; None: one of this machine
+
+    @model_validator(mode="after")
+    def _address_of_a_cluster(self) -> Runner:
+        if self.kind == "local" and self.address is not None:
+            raise ValueError("an address needs kind ray or dask; kind is local")
+        return self
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="VISPREF_",
@@ -138,6 +154,7 @@ class Settings(BaseSettings):
     budget: Budget = Budget()
     embedding: Embedding = Embedding()
     inputs: Inputs = Inputs()
+    runner: Runner = Runner()
     cache_dir: Path = Path(os.path.expanduser("~")) / ".cache" / "vispref"
     limits_dir: str | None = None
     scratch_dir: Path | None = None

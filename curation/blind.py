@@ -120,15 +120,19 @@ def pairs_above(
     is_new: Bool | None = None,
     product: Product | None = None,
     counts: EdgeCounts | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Iterator[PairBlock]:
     """All unordered pairs of rows of `vectors` [N, D] with cosine > threshold, each once.
 
-    With `is_new` (bool [N]) only pairs with a new row: the work is new x all. `counts` is added
+    With `is_new` (bool [N]) only pairs with a new row: the work is new x all. `part` (start, stop)
+    gives the share of the new rows at these places among the new ones: with later new rows, and
+    with all old ones; parts that cover all places have each pair in one of them. `counts` is added
     the pairs looked at, exactly and also below the threshold; it is whole once the iterator is
     exhausted. Blocks come in no promised order, but what they hold together depends neither on
     `block` nor on `product`. Memory: two blocks of rows, one strip of cosines, one PairBlock.
 
-    Raises ValueError on rows that are not float16 unit rows, or a block below 1.
+    Raises ValueError on rows that are not float16 unit rows, a part that is no range of the new
+    rows, or a block below 1.
     """
     if block < 1:
         raise ValueError(f"block is {block}, expected at least 1 row")
@@ -137,7 +141,10 @@ def pairs_above(
     edges = () if counts is None else counts.edges
     limits = Limits(threshold, tuple(e for e in edges if e < threshold), margin(vectors.shape[1]))
     product = NumpyProduct() if product is None else product
-    return _walk(vectors, sides, limits, block, product, counts)
+    start, stop = (0, len(sides[0])) if part is None else part
+    if not 0 <= start <= stop <= len(sides[0]):
+        raise ValueError(f"part is {part}, expected places among {len(sides[0])} new rows")
+    return _walk(vectors, sides, (start, stop), limits, block, product, counts)
 
 
 def is_blind(clip: Float32, dino: Float32, clip_min: float, dino_max: float) -> Bool:
@@ -160,17 +167,19 @@ def strips(n: int, m: int) -> Iterator[tuple[int, int]]:
 def _walk(
     vectors: Float16,
     sides: tuple[Int64, Int64],
+    part: tuple[int, int],
     limits: Limits,
     block: int,
     product: Product,
     counts: EdgeCounts | None,
 ) -> Iterator[PairBlock]:
     fresh, old = sides
-    for start in range(0, len(fresh), block):
-        at = fresh[start : start + block]
+    for start in range(*part, block):
+        stop = min(start + block, part[1])
+        at = fresh[start:stop]
         rows = vectors[at]
         loaded = product.load(rows)
-        for cols_at, triangle in _partners(fresh, old, start, block):
+        for cols_at, triangle in _partners(fresh, old, start, stop, block):
             cols = rows if triangle else vectors[cols_at]
             loaded_cols = loaded if triangle else product.load(cols)
             for scan in product.scan(loaded, loaded_cols, limits, triangle=triangle):
@@ -192,10 +201,13 @@ def _sides(n: int, is_new: Bool | None) -> tuple[Int64, Int64]:
     return np.flatnonzero(is_new).astype(np.int64), np.flatnonzero(~is_new).astype(np.int64)
 
 
-def _partners(fresh: Int64, old: Int64, start: int, block: int) -> Iterator[tuple[Int64, bool]]:
+def _partners(
+    fresh: Int64, old: Int64, start: int, stop: int, block: int
+) -> Iterator[tuple[Int64, bool]]:
     """The column blocks of one block of new rows, and whether that block is the diagonal one."""
-    for place in range(start, len(fresh), block):
-        yield fresh[place : place + block], place == start
+    yield fresh[start:stop], True
+    for place in range(stop, len(fresh), block):
+        yield fresh[place : place + block], False
     for place in range(0, len(old), block):
         yield old[place : place + block], False
 

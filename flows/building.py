@@ -27,6 +27,7 @@ from tasks.batches import call_batches, in_shards, whole_stage
 from tasks.failures import publish_failures
 from tasks.keys import with_keys
 from tasks.reports import publish_card, reporting
+from tasks.runners import computing
 from tasks.stopping import stopped_by_signal
 
 # A terminal that shows the run's progress puts its counters here; a deployment leaves it alone.
@@ -82,9 +83,10 @@ async def _stages(work: Work, spec: InputSpec | None, retry: Retry | None) -> di
         raise InputError(f"{work.root.url} has no rows yet: name an input with --input")
     # The catalogue is made again after each stage: whoever opens it sees what there is so far.
     write_catalog(work.root)
-    await whole_stage(chain.EMBED_CLIP, lambda: embed(work, chain.EMBED_CLIP))
-    await whole_stage(chain.SCAN, lambda: scan.scan(work))
-    await whole_stage(chain.EMBED_DINO, lambda: embed(work, chain.EMBED_DINO))
+    async with computing(work.settings) as compute:
+        await whole_stage(chain.EMBED_CLIP, lambda: embed(work, chain.EMBED_CLIP, compute))
+        await whole_stage(chain.SCAN, lambda: scan.scan(work, compute))
+        await whole_stage(chain.EMBED_DINO, lambda: embed(work, chain.EMBED_DINO, compute))
     await whole_stage(chain.MINE, lambda: mine.mine(work))
     write_catalog(work.root)
     async with open_clients(work) as clients:

@@ -9,26 +9,27 @@ no pair is unknown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from config.digest import digest
-from curation.blind import PairBlock, pairs_above
+from config.digest import bytes_digest, digest
+from config.errors import StageStopped
 from curation.cosines import EdgeCounts
-from curation.nearest import nearest
-from models.product import block_product
 from stages.base import Row, Work
 from stages.chain import EMBED_CLIP, SCAN
+from stages.jobs import Compute, Receipt, here
+from stages.scan_job import PART_ROWS, scan_file
 from stages.units import images_sql
 from storage import parts
 from storage.mending import drop_duplicates
-from storage.schemas import PAIRS, SCANS
+from storage.schemas import SCANS
 from storage.tables import Tables
-from storage.vectors import embedded_keys, load_vectors
+from storage.vectors import embedded_keys
 
-PART_ROWS = 50_000
+NONE = (None, None)  # the strategy `blind` looks for no neighbour
 
 
 @dataclass(frozen=True)
@@ -71,25 +72,32 @@ def pending_images(work: Work, keys: list[str], scans: dict[str, Scanned]) -> np
     return np.array([stale(key) for key in keys], dtype=bool)
 
 
-def scan(work: Work) -> None:
-    """Compares the pending images with all. One unit of work: it is done whole or again."""
+def scan(work: Work, compute: Compute = here) -> None:
+    """Compares the pending images with all. One unit of work: it is done whole or again.
+
+    `compute` says where the shards are done.
+    """
     with work.tables() as tables:
         keys = comparable_images(work, tables)
         scans = newest_scans(work, tables)
         absent = sorted((scans.keys() - set(keys)) & embedded_keys(work.root, clip_recipe(work)))
     pending = pending_images(work, keys, scans)
     work.progress.begin(SCAN, int(pending.sum()))
-    if pending.any():
-        if work.recipe.mine.strategy == "nearest":
-            vectors = load_vectors(work.root, clip_recipe(work), keys)
-            neighbours, cosines = _scan_nearest(work, keys, vectors, pending)
-            _link_absent(work, keys, absent, pending)
-        else:
-            neighbours, cosines = _scan_blind(work, keys, absent, pending, scans)
-        _write_scans(work, keys, pending, neighbours, cosines, scans)
-        with work.tables() as tables:  # a scan that was cut short has left pairs behind
-            drop_duplicates(work.root, tables, "pairs", work.chain.of(SCAN))
-        work.progress.add(SCAN, done=int(pending.sum()))
+    try:
+        if pending.any():
+            work.check_going()
+            found = Comparison(work, compute, keys, absent, pending)
+            if work.recipe.mine.strategy == "nearest":
+                found.nearest()
+            else:
+                found.pairs_above_clip_min(_generation(scans))
+            _write_scans(work, keys, pending, found.neighbours, scans)
+            with work.tables() as tables:  # a scan that was cut short has left pairs behind
+                drop_duplicates(work.root, tables, "pairs", work.chain.of(SCAN))
+            work.progress.add(SCAN, done=int(pending.sum()))
+    except StageStopped as stopped:
+        work.progress.end(SCAN, "stopped", str(stopped))
+        raise
     work.progress.end(SCAN)
 
 
@@ -97,70 +105,84 @@ def clip_recipe(work: Work) -> str:
     return work.chain.of(EMBED_CLIP)
 
 
-def _link_absent(work: Work, keys: list[str], absent: list[str], pending: np.ndarray) -> None:
-    """Near duplicates among pending images and those that are compared but not in the rows now."""
-    if not absent:
-        return
-    fresh = [keys[place] for place in np.flatnonzero(pending)]
-    both = sorted([*fresh, *absent])
-    away = set(absent)
-    blocks = pairs_above(
-        load_vectors(work.root, clip_recipe(work), both),
-        work.recipe.mine.near_duplicate,
-        block=work.settings.mine_block,
-        is_new=np.array([key not in away for key in both], dtype=bool),
-        product=block_product(work.settings.embedding.device),
-    )
-    for block in blocks:
-        _write_pairs(work, both, block)
+@dataclass
+class Comparison:
+    """What the shards of one scan found. `neighbours`: key to neighbour and cosine, if any."""
+
+    work: Work
+    compute: Compute
+    keys: list[str]
+    absent: list[str]
+    pending: np.ndarray
+    neighbours: dict[str, tuple[str | None, float | None]] = field(default_factory=dict)
+
+    def nearest(self) -> None:
+        for receipt in self._shards("nearest", self.keys, {}):
+            found = parts.read_part(self.work.root, receipt["neighbours"])
+            columns = [found.column(name).to_pylist() for name in found.column_names]
+            self.neighbours |= {
+                key: (name, cosine) for key, name, cosine in zip(*columns, strict=True)
+            }
+        if self.absent:
+            # Near duplicates among pending images and those compared but not in the rows now.
+            fresh = [self.keys[place] for place in np.flatnonzero(self.pending)]
+            self._pairs_above(self.work.recipe.mine.near_duplicate, [*fresh, *self.absent], ())
+
+    def pairs_above_clip_min(self, generation: int) -> None:
+        threshold = self.work.recipe.mine.clip_min
+        edges = EdgeCounts.around(threshold).edges
+        above = self._pairs_above(threshold, [*self.keys, *self.absent], edges)
+        self.work.root.write_json(
+            f"{_counts_folder(self.work)}/{generation:06d}.json", {"edges": edges, "above": above}
+        )
+
+    def _pairs_above(
+        self, threshold: float, keys: list[str], edges: tuple[float, ...]
+    ) -> list[int]:
+        """Writes the pairs of pending images with all of `keys`; how many lie above each edge."""
+        above = np.zeros(len(edges), np.int64)
+        more = {
+            "threshold": threshold,
+            "edges": edges,
+            "device": self.work.settings.embedding.device,
+        }
+        for receipt in self._shards("pairs", sorted(keys), more):
+            above += np.array(receipt["above"], np.int64)
+        counted: list[int] = above.tolist()
+        return counted
+
+    def _shards(self, rule: str, keys: list[str], more: Row) -> Iterator[Receipt]:
+        """The receipts of the shards, whose pairs are kept."""
+        work = self.work
+        fresh = {self.keys[place] for place in np.flatnonzero(self.pending)}
+        data = scan_file(keys, np.array([key in fresh for key in keys], dtype=bool))
+        # Named by its content: a second try of the stage may compare other images.
+        out = f"work/{work.run_id}/{SCAN}/{rule}-{bytes_digest(data)[:16]}"
+        work.root.write_bytes(f"{out}.parquet", data)
+        shared = {
+            "do": rule,
+            "root": work.root.url,
+            "images": f"{out}.parquet",
+            "vectors": clip_recipe(work),
+            "near_duplicate": work.recipe.mine.near_duplicate,
+            "block": work.settings.mine_block,
+            **more,
+        }
+        jobs = (
+            {**shared, "start": start, "stop": stop, "out": f"{out}-{start:09d}"}
+            for start, stop in shards(len(fresh), work.settings.mine_block)
+        )
+        for receipt in self.compute(SCAN, jobs):
+            for path in receipt["pairs"]:
+                parts.adopt(work.root, "pairs", work.chain.of(SCAN), path)
+            yield receipt
+            work.check_going()
 
 
-def _scan_nearest(
-    work: Work, keys: list[str], vectors: np.ndarray, pending: np.ndarray
-) -> tuple[list[str | None], list[float | None]]:
-    found = nearest(
-        vectors,
-        np.flatnonzero(pending).astype(np.int64),
-        ceiling=work.recipe.mine.near_duplicate,
-        block=work.settings.mine_block,
-    )
-    _write_pairs(work, keys, found.duplicates)
-    names = [None if n < 0 else keys[n] for n in found.neighbour.tolist()]
-    cosines = [
-        None if name is None else cosine
-        for name, cosine in zip(names, found.cosine.tolist(), strict=True)
-    ]
-    return names, cosines
-
-
-def _scan_blind(
-    work: Work,
-    keys: list[str],
-    absent: list[str],
-    pending: np.ndarray,
-    scans: dict[str, Scanned],
-) -> tuple[list[str | None], list[float | None]]:
-    both = sorted([*keys, *absent])
-    fresh = {keys[place] for place in np.flatnonzero(pending)}
-    is_new = np.array([key in fresh for key in both], dtype=bool)
-    counts = EdgeCounts.around(work.recipe.mine.clip_min)
-    blocks = pairs_above(
-        load_vectors(work.root, clip_recipe(work), both),
-        work.recipe.mine.clip_min,
-        block=work.settings.mine_block,
-        is_new=None if is_new.all() else is_new,
-        product=block_product(work.settings.embedding.device),
-        counts=counts,
-    )
-    for block in blocks:
-        _write_pairs(work, both, block)
-    generation = _generation(scans)
-    work.root.write_json(
-        f"{_counts_folder(work)}/{generation:06d}.json",
-        {"edges": list(counts.edges), "above": counts.above.tolist()},
-    )
-    n = int(pending.sum())
-    return [None] * n, [None] * n
+def shards(images: int, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `size` images that cover all."""
+    for start in range(0, images, size):
+        yield start, min(images, start + size)
 
 
 def _counts_folder(work: Work) -> str:
@@ -181,25 +203,6 @@ def edge_counts(work: Work) -> EdgeCounts | None:
     return total
 
 
-def _write_pairs(work: Work, keys: list[str], block: PairBlock) -> None:
-    ceiling = np.float32(work.recipe.mine.near_duplicate)
-    for start in range(0, len(block), PART_ROWS):
-        a = block.a[start : start + PART_ROWS].tolist()
-        b = block.b[start : start + PART_ROWS].tolist()
-        cosines = block.cosine[start : start + PART_ROWS]
-        rows: list[Row] = [
-            {
-                "key": f"{keys[i]}:{keys[j]}",
-                "image_a": keys[i],
-                "image_b": keys[j],
-                "clip_cosine": float(cosine),
-                "near_duplicate": bool(cosine > ceiling),
-            }
-            for i, j, cosine in zip(a, b, cosines, strict=True)
-        ]
-        parts.write_rows(work.root, "pairs", work.chain.of(SCAN), rows, PAIRS)
-
-
 def _generation(scans: dict[str, Scanned]) -> int:
     return max((found.generation for found in scans.values()), default=-1) + 1
 
@@ -208,8 +211,7 @@ def _write_scans(
     work: Work,
     keys: list[str],
     pending: np.ndarray,
-    neighbours: list[str | None],
-    cosines: list[float | None],
+    neighbours: dict[str, tuple[str | None, float | None]],
     scans: dict[str, Scanned],
 ) -> None:
     image_set, generation = digest(keys), _generation(scans)
@@ -217,12 +219,12 @@ def _write_scans(
     rows: list[Row] = [
         {
             "key": key,
-            "neighbour": neighbour,
-            "clip_cosine": cosine,
+            "neighbour": neighbours.get(key, NONE)[0],
+            "clip_cosine": neighbours.get(key, NONE)[1],
             "image_set": image_set,
             "generation": generation,
         }
-        for key, neighbour, cosine in zip(scanned, neighbours, cosines, strict=True)
+        for key in scanned
     ]
     for start in range(0, len(rows), PART_ROWS):
         parts.write_rows(

@@ -159,7 +159,7 @@ def _row_groups(root: Root, part: Part) -> Iterator[pa.Table]:
 def _put_in_place(root: Root, folder: str) -> None:
     merge = root.read_json(f"{folder}/{parts.MERGING}")
     if root.exists(f"{folder}/{merge['staged']}"):
-        root.move(f"{folder}/{merge['staged']}", f"{folder}/{merge['part']}")
+        root.rename(f"{folder}/{merge['staged']}", f"{folder}/{merge['part']}")
     for name in merge["replaces"]:
         root.remove(f"{folder}/{name}")
     root.remove(f"{folder}/{parts.MERGING}")

@@ -52,6 +52,18 @@ def write_table(
     return path
 
 
+def adopt(root: Root, table: str, recipe: str, work_file: str) -> str:
+    """Makes a work file of a run a part of a table; gives the part's path.
+
+    The part has the work file's name, which tells its run and rows: one that is made again in
+    the same run replaces it.
+    """
+    name = work_file.removeprefix("work/").replace("/", "-")
+    path = f"{directory(table, recipe)}/part-{name}"
+    root.rename(work_file, path)
+    return path
+
+
 def to_parquet(data: pa.Table, row_group_size: int | None = None) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(data, buffer, compression="zstd", row_group_size=row_group_size)

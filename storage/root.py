@@ -201,18 +201,23 @@ class Root:
                 f"cannot tell the age of {self.url_of(relative)}: {error}"
             ) from error
 
-    def move(self, relative: str, to: str) -> None:
-        """Renames a file within its folder, over any that has the name. Raises as `write_bytes`."""
+    def rename(self, relative: str, new: str) -> None:
+        """Moves a file; one that has the new name is replaced.
+
+        Raises RootLost where this run no longer holds the root, FileMissing, StorageError.
+        """
         self.check_held()
+        old, final = self.full(relative), self.full(new)
         try:
+            self.fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
             if self.is_local:
-                os.replace(self.full(relative), self.full(to))
+                os.replace(old, final)
             else:
-                self.fs.mv(self.full(relative), self.full(to))
+                self.fs.mv(old, final)
+        except FileNotFoundError as error:
+            raise FileMissing(f"{self.url_of(relative)} is not there") from error
         except OSError as error:
-            raise StorageError(
-                f"cannot rename {self.url_of(relative)} to {self.url_of(to)}: {error}"
-            ) from error
+            raise StorageError(f"cannot move {self.url_of(relative)}: {error}") from error
 
     def remove(self, relative: str) -> None:
         self.check_held()

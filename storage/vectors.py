@@ -15,14 +15,13 @@ from storage.schemas import embeddings
 TABLE = "embeddings"
 
 
-def write_vectors(root: Root, recipe: str, keys: Sequence[str], vectors: np.ndarray) -> str:
-    """Writes one part: float16 [n, D] with its n image digests."""
+def vectors_table(keys: Sequence[str], vectors: np.ndarray) -> pa.Table:
+    """One part: float16 [n, D] with its n image digests."""
     n, dimension = vectors.shape
     values = pa.array(np.ascontiguousarray(vectors, dtype=np.float16).reshape(n * dimension))
     schema = embeddings(dimension)
     column = pa.FixedSizeListArray.from_arrays(values, dimension)
-    data = pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema)
-    return parts.write_table(root, TABLE, recipe, data)
+    return pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema)
 
 
 def embedded_keys(root: Root, recipe: str) -> set[str]:

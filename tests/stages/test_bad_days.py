@@ -11,18 +11,18 @@ from config.errors import RefusedImage
 from config.recipe import load_recipe
 from config.settings import Settings
 from sources.spec import InputSpec
+from stages import embed_job
 from stages import ingest as ingest_stage
 from stages import scan as scan_stage
 from stages.base import Work, unit_id
-from stages.chain import EMBED_CLIP, EMBED_DINO, IMAGES, SCAN, make_chain
-from stages.embed import EmbedRunner
+from stages.chain import EMBED_CLIP, IMAGES, SCAN, make_chain
 from stages.joined import alike_sql
 from stages.run import open_work, record_start
 from storage import parts
 from storage.catalog import query
 from storage.root import Root
 from storage.schemas import TABLES
-from storage.vectors import write_vectors
+from storage.vectors import TABLE, vectors_table
 from tests.conftest import run_stages
 
 
@@ -74,20 +74,20 @@ def test_a_vanished_image_fails_its_rows_and_comes_back_with_an_ingest(built, bu
 def test_an_image_dino_cannot_embed_leaves_an_unknown_cosine(
     spec, server, build, make_recipe, make_settings, tmp_path, monkeypatch
 ):
-    whole = EmbedRunner._open
+    whole = embed_job.open_image
     bad, one_by_one = [], threading.Lock()
 
-    def opened(self, row, kinds):
+    def opened(root, kind, row, wrong):
         with one_by_one:
-            damaged = self.stage == EMBED_DINO and (not bad or row["key"] in bad)
+            damaged = kind == "dino" and (not bad or row["key"] in bad)
             if damaged:
                 bad.append(row["key"])
         if damaged:
-            kinds[row["key"]] = "UnreadableImage"
+            wrong[row["key"]] = "UnreadableImage"
             raise RefusedImage("truncated", "damaged")
-        return whole(self, row, kinds)
+        return whole(root, kind, row, wrong)
 
-    monkeypatch.setattr(EmbedRunner, "_open", opened)
+    monkeypatch.setattr(embed_job, "open_image", opened)
     _, work = build(tmp_path / "set", make_recipe(), make_settings(server.base_url), spec)
     [without] = set(bad)
     found = query(work.root, "SELECT * FROM neighbours").to_pylist()
@@ -171,7 +171,7 @@ def test_images_that_left_and_came_back_are_compared_with_those_that_came_meanwh
     chain = make_chain(load_recipe("symmpo", mining), {"name": "none"}, None)
     rows = np.array(list(values.values()), dtype=np.float64)
     unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
-    write_vectors(root, chain.of(EMBED_CLIP), list(values), unit)
+    parts.write_table(root, TABLE, chain.of(EMBED_CLIP), vectors_table(list(values), unit))
     images = [{"key": key, "path": f"images/{key}.png"} for key in values]
     parts.write_rows(root, "images", IMAGES, images, TABLES["images"])
 

@@ -11,7 +11,7 @@ from storage.mending import drop_duplicates
 from storage.root import Root
 from storage.schemas import CAPTIONS, TABLES
 from storage.tables import Tables
-from storage.vectors import write_vectors
+from storage.vectors import TABLE, vectors_table
 
 
 def caption(key, text="t"):
@@ -167,7 +167,7 @@ def test_failures_of_embedding_are_shown_until_there_is_a_vector(root):
     digests = {"caption": "new", "embed_clip": "clip"}
     root.write_json("current.json", {"ingest": None, "digests": digests, "dataset": None})
     assert query(root, "SELECT stage FROM failures").to_pylist() == [{"stage": "embed_clip"}]
-    write_vectors(root, "clip", ["a"], np.ones((1, 2)))
+    parts.write_table(root, TABLE, "clip", vectors_table(["a"], np.ones((1, 2))))
     assert query(root, "SELECT * FROM failures").num_rows == 0
 
 

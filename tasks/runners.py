@@ -1,0 +1,190 @@
+"""Where a stage's jobs are done: in this process, or on a Ray or Dask cluster.
+
+On a cluster each job is a Prefect task run that waits for the cluster's own future. Prefect's
+task runners for Ray and Dask would run Prefect itself on every worker, which would then need its
+server; so a worker needs this code and the dataset's root, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import Any, Protocol
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from config.errors import RecipeError
+from config.settings import Runner, Settings
+from stages.jobs import Compute, Job, Receipt, answered, here, receipt_of, run_job
+from tasks.batches import RETRIES, RETRY_DELAY_S, Deliberate
+
+LOOPBACK = "127.0.0.1"
+
+
+class Cluster(Protocol):
+    """Worker processes, somewhere."""
+
+    def slots(self) -> int:
+        """How many jobs it does at once, as far as it is known now."""
+        ...
+
+    def call(self, do: Callable[[Any], Any], text: str) -> str:
+        """`stages.jobs.answered` on a worker. Raises the cluster's own error if that is lost."""
+        ...
+
+
+@contextlib.asynccontextmanager
+async def computing(settings: Settings) -> AsyncIterator[Compute]:
+    """What a stage is given as `compute`. The cluster is reached at the first job, not before.
+
+    Raises RecipeError, at that job, where the runner's extra is missing.
+    """
+    if settings.runner.kind == "local":
+        yield here
+        return
+    stack = contextlib.ExitStack()
+    opened: list[Cluster] = []
+
+    def compute(stage: str, jobs: Iterable[Job]) -> Iterator[Receipt]:
+        left = iter(jobs)
+        first = next(left, None)
+        if first is None:
+            return
+        if not opened:
+            opened.append(stack.enter_context(cluster_of(settings)))
+        yield from as_tasks(stage, opened[0], itertools.chain([first], left))
+
+    try:
+        yield compute
+    finally:
+        await asyncio.to_thread(stack.close)
+
+
+def as_tasks(stage: str, cluster: Cluster, jobs: Iterable[Job]) -> Iterator[Receipt]:
+    """The receipts as they come. No more jobs are begun than keep the cluster busy.
+
+    Where the reader stops, jobs under way are waited for and the others are not begun.
+    """
+    deliberate = Deliberate()
+
+    @task(
+        name=f"{stage} job",
+        task_run_name=f"{stage} {{name}}",
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_S,
+        retry_condition_fn=deliberate.condition(),
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    def one_job(name: str, job: Job) -> Receipt:
+        with deliberate.watching():
+            return do(cluster, run_job, job)
+
+    at_once = 2 * cluster.slots()  # as many wait at the workers as are done there
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="job")
+    waiting: set[Future[Receipt]] = set()
+    try:
+        for number, job in enumerate(jobs, 1):
+            # A context of its own: in it Prefect knows the run to which the task belongs.
+            waiting.add(pool.submit(copy_context().run, one_job, str(number), job))
+            if len(waiting) >= at_once:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from [future.result() for future in done]
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from [future.result() for future in done]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def do(cluster: Cluster, function: Callable[[Any], Any], value: Any) -> Any:
+    """A function of JSON values on a worker. Raises its error, or the cluster's own."""
+    return receipt_of(cluster.call(function, json.dumps(value)))
+
+
+def cluster_of(settings: Settings) -> contextlib.AbstractContextManager[Cluster]:
+    if settings.runner.kind == "ray":
+        return ray_cluster(settings.runner, settings.embedding.device != "cpu")
+    return dask_cluster(settings.runner)
+
+
+class RayCluster:
+    """Ray's tasks: one core each, and one GPU where the cluster has any and it may be used."""
+
+    def __init__(self, ray: Any, gpus: bool) -> None:
+        self._ray = ray
+        self._gpus = gpus and ray.cluster_resources().get("GPU", 0) >= 1
+        # Prefect tries again, where it can be seen.
+        self._answered = ray.remote(max_retries=0, num_cpus=1, num_gpus=int(self._gpus))(answered)
+
+    def slots(self) -> int:
+        return max(1, int(self._ray.cluster_resources().get("GPU" if self._gpus else "CPU", 1)))
+
+    def call(self, do: Callable[[Any], Any], text: str) -> str:
+        answer: str = self._ray.get(self._answered.remote(do, text))
+        return answer
+
+
+@contextlib.contextmanager
+def ray_cluster(runner: Runner, gpus: bool) -> Iterator[Cluster]:
+    """The cluster at the address; without one, one of this machine's cores on loopback."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise _missing("ray") from error
+    own = {} if runner.address else {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+    ray.init(address=runner.address or "local", log_to_driver=False, logging_level="ERROR", **own)
+    try:
+        yield RayCluster(ray, gpus)
+    finally:
+        ray.shutdown()
+
+
+class DaskCluster:
+    """Dask's tasks: one a worker's thread."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def slots(self) -> int:
+        return max(1, sum(self._client.nthreads().values()))
+
+    def call(self, do: Callable[[Any], Any], text: str) -> str:
+        answer: str = self._client.submit(answered, do, text, pure=False).result()
+        return answer
+
+
+@contextlib.contextmanager
+def dask_cluster(runner: Runner) -> Iterator[Cluster]:
+    """The cluster at the address; without one, a process for each of this machine's cores."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise _missing("dask") from error
+    with contextlib.ExitStack() as stack:
+        address: Any = runner.address
+        if address is None:
+            address = stack.enter_context(
+                LocalCluster(
+                    n_workers=os.cpu_count(),
+                    threads_per_worker=1,
+                    host=LOOPBACK,
+                    dashboard_address=None,
+                )
+            )
+        client = Client(address, set_as_default=False)
+        yield DaskCluster(stack.enter_context(contextlib.closing(client)))
+
+
+def _missing(extra: str) -> RecipeError:
+    return RecipeError(
+        f"runner.kind is {extra}, which needs the extra `{extra}`: pip install 'vispref[{extra}]'"
+    )
