@@ -41,17 +41,22 @@ def register(environment: Mapping[str, str]) -> None:
     """
     file = project_file()
     asyncio.run(_pools(gpu_count()))
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=file.parent,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEPLOY_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            cwd=file.parent,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEPLOY_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise OperationError(
+            f"prefect deploy --all with {file} did not end within {DEPLOY_S:.0f} s"
+        ) from None
     if done.returncode != 0:
         words = " ".join(done.stdout.split())[-1000:]
         raise OperationError(f"prefect deploy --all with {file} failed: {words}")
