@@ -23,6 +23,7 @@
     └── StageStopped          the stage cannot go on; nothing done is lost, the rest stays pending
         ├── BudgetExhausted   the hard budget is reached
         ├── EndpointDown      the endpoint is dead or hanging
+        ├── ModelNotServed    the endpoint serves other models than the recipe's
         └── KeyRejected       the endpoint refuses the key (HTTP 401, 403)
 
 A message says what was given, what was expected, and what to do.
@@ -195,6 +196,10 @@ class BudgetExhausted(StageStopped):
 
 
 class EndpointDown(StageStopped):
+    pass
+
+
+class ModelNotServed(StageStopped):
     pass
 
 

@@ -54,6 +54,12 @@ class Endpoint(BaseModel):
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     max_tries: Annotated[int, Field(ge=1)] = 8
     busy_patience_s: Annotated[float, Field(gt=0)] = 900.0
+    # A server that is started again loads its weights first: some minutes for 32B parameters.
+    down_patience_s: Annotated[float, Field(gt=0)] = 600.0
+    # Requests that wait in a vLLM server: enough to fill its batch again at once, and few enough
+    # that none waits for long.
+    queue_limit: Annotated[int, Field(ge=0)] = 16
+    check_model: bool = True
     transport: Literal["aiohttp", "openai"] = "aiohttp"
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     image_transport: Literal["data", "path", "url"] = "data"
@@ -133,6 +139,7 @@ class Settings(BaseSettings):
     embedding: Embedding = Embedding()
     inputs: Inputs = Inputs()
     cache_dir: Path = Path(os.path.expanduser("~")) / ".cache" / "vispref"
+    limits_dir: str | None = None
     scratch_dir: Path | None = None
     runs_dir: Path = Path(os.path.expanduser("~")) / "vispref-runs"
     batch_rows: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -143,6 +150,11 @@ class Settings(BaseSettings):
     def endpoint(self, role: Role) -> Endpoint:
         found: Endpoint = getattr(self, role)
         return found
+
+    @property
+    def limits_folder(self) -> str:
+        """A folder or an fsspec URL: where processes divide endpoints' limits among them."""
+        return self.limits_dir or str(self.cache_dir / "limits")
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -17,8 +17,9 @@ from config.settings import Settings, load_settings
 from sources.spec import InputSpec
 from stages import assemble, chain, ingest, mine, plan, scan
 from stages.base import Progress, Work
-from stages.calls import Retry, run_call_stage
+from stages.calls import run_call_stage
 from stages.embed import embed
+from stages.pending import Retry
 from stages.run import CALL_STAGES, holding, open_clients, open_work, record_end, record_start
 from storage.catalog import write_catalog
 from storage.root import Root

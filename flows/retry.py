@@ -12,7 +12,7 @@ from config.errors import RecipeError
 from config.recipe import parse_recipe
 from flows.building import build, settings_of_run
 from flows.forms import ErrorClass, IfBusy, Stage, TrainAfter
-from stages.calls import Retry
+from stages.pending import Retry
 from storage.catalog import read_current
 from storage.root import Root
 from tasks.handoff import start_training

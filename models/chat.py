@@ -1,7 +1,7 @@
 """The client of one OpenAI-compatible endpoint: cached, paced, budgeted, patient, and loud.
 
 An answer is committed to the response cache before anyone sees it. A call waits for the budget,
-then for the endpoint's limits, then for a slot (`models.sender`).
+then for a slot and the endpoint's limits (`models.sender`).
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, replace
 
 from config.errors import StageStopped, StorageError
 from config.settings import Endpoint
 from models.budget import Amount, BudgetGuard
 from models.estimates import Estimates
+from models.pressure import keep_queue_short
 from models.replies import DECLINED, ChatAnswer, Completion, answer_of, sane, spent_on
 from models.requests import ChatRequest, ImagePart, ImageSource, Message
 from models.sender import Sender
+from models.sharing import Sharing, folder_of
 from models.transport import TransportName, make_transport
+from storage.members import Members
 from storage.responses import ResponseCache, StoredAnswer
+from storage.root import Root
 
 __all__ = [
     "DECLINED",
@@ -45,14 +50,17 @@ class ChatClient:
         budget: BudgetGuard,
         images: ImageSource,
         payer: str,
+        limits: Root | None = None,
         transport: TransportName | None = None,
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.role, self.endpoint = role, endpoint
+        """`limits`: where processes divide endpoints' limits; None: all of them are this one's."""
+        self.role, self.endpoint, self._limits = role, endpoint, limits
+        self._clock = clock
         self._cache, self._budget, self._payer = cache, budget, payer
-        wire = make_transport(transport or endpoint.transport, endpoint)
-        self._sender = Sender(role, endpoint, wire, images, draw=draw, clock=clock)
+        self._wire = make_transport(transport or endpoint.transport, endpoint)
+        self._sender = Sender(role, endpoint, self._wire, images, draw=draw, clock=clock)
         self.stats = self._sender.stats
         self._asked: dict[str, asyncio.Future[ChatAnswer]] = {}
         self._estimates = Estimates(endpoint)
@@ -60,6 +68,34 @@ class ChatClient:
 
     async def aclose(self) -> None:
         await self._sender.aclose()
+
+    @asynccontextmanager
+    async def calling(self, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Around the calls of one stage: shares the endpoint's limits with other processes, and
+        watches the server. `say` is told what the calls wait for, and "" when they go on.
+
+        Raises StorageError where the folder of the limits cannot be written.
+        """
+        sender = self._sender
+        sender.outage.say = say
+        sender.outage.check_again()
+        who = sender.outage.who
+        async with AsyncExitStack() as stack:
+            if self._limits is not None:
+                given = asdict(sender.throttle.limits)
+                folder = folder_of(str(self.endpoint.base_url))
+                members = Members(self._limits, folder, given, clock=self._clock)
+                sharing = Sharing(members, sender.throttle, sender.halt, who, say)
+                await stack.enter_async_context(sharing)
+            watch = asyncio.create_task(
+                keep_queue_short(who, self.endpoint, self._wire, sender.throttle)
+            )
+            try:
+                yield
+            finally:
+                say("")
+                watch.cancel()
+                await asyncio.wait([watch])
 
     def stop(self, why: StageStopped) -> None:
         """Sends nothing more: calls on the wire are answered, those that wait raise `why`."""

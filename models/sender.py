@@ -1,22 +1,22 @@
 """One request to an answer: paced, tried again, patient with a busy server, and loud.
 
-A call waits for the endpoint's limits, then for a slot, and holds the slot only while it is on
-the wire. What a reply means is decided in `models.verdicts`.
+A call waits for a slot and the endpoint's limits (`models.throttle`), and holds the slot only
+while it is on the wire. What a reply means is decided in `models.verdicts`; whether there is a
+server at all, in `models.outage`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import orjson
-
-from config.errors import EndpointDown, RequestRejected, StageStopped, StorageError
+from config.errors import EndpointDown, RequestRejected, StageStopped
 from config.settings import Endpoint
-from models.limits import Pacer, backoff
+from models.halt import Halt, Stop
+from models.limits import backoff
+from models.outage import Outage
 from models.replies import (
     SHOWN_ERROR,
     TOO_LONG,
@@ -27,6 +27,8 @@ from models.replies import (
     retry_after,
 )
 from models.requests import ChatRequest, ImageSource, wire_body
+from models.shares import limits_of
+from models.throttle import Throttle
 from models.transport import BodyTooLong, Reply, Transport, TransportFault, key_of
 from models.verdicts import PASSED_OVER, WEAKER, final_error, format_unknown, is_busy
 
@@ -65,43 +67,47 @@ class Sender:
         self.role, self.endpoint, self.stats = role, endpoint, ClientStats()
         self._transport, self._images = transport, images
         self._draw, self._clock = draw, clock
-        self._slots = asyncio.Semaphore(endpoint.concurrency)
-        limits = (endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self._requests, self._tokens = (None if n is None else Pacer(n) for n in limits)
+        self.halt = Halt()
+        self.stop = self.halt.stop
+        self.throttle = Throttle(limits_of(endpoint), clock, self.halt)
+        self.used = self.throttle.used
+        self.outage = Outage(role, endpoint, transport, self.halt, clock)
         self._structured: str = endpoint.structured
         self._paused_until = 0.0
         self._successes = 0
         self._failures_in_row = self._timeouts_in_row = self._failed_alone = 0
         self._busy_since: float | None = None
-        self._down: StageStopped | StorageError | None = None
-        self._down_event = asyncio.Event()
 
     async def aclose(self) -> None:
         await self._transport.aclose()
-
-    def used(self, difference: int) -> None:
-        """By how many tokens the estimate given to `send` was off."""
-        if self._tokens is not None:
-            self._tokens.correct(difference)
 
     async def send(self, request: ChatRequest, tokens: int) -> Completion:
         """The completion of one request that may take so many tokens.
 
         Raises RowError where this request cannot be answered, StageStopped where none can.
         """
-        successes, failed, busy = self._successes, 0, 0
+        successes, failed, busy, died = self._successes, 0, 0, 0
         while True:
-            await self._gate(tokens)
-            structured = self._structured
-            found = await self._in_a_slot(
-                wire_body(request, self.endpoint, self._images, structured)
-            )
+            self.halt.check()
+            await self.outage.check(request.model)
+            await self._turn(tokens)
+            structured, outages = self._structured, self.outage.ended
+            try:
+                body = wire_body(request, self.endpoint, self._images, structured)
+                found = await self._once(body)
+            finally:
+                self.throttle.release()
             if isinstance(found, Completion):
                 self._successes += 1
                 self._failures_in_row = self._timeouts_in_row = self._failed_alone = 0
                 self._busy_since = None
                 return found
             self.used(-tokens)  # no answer, no tokens
+            if await self._server_died(found, outages, request):
+                died += 1  # no try: yet a request that is there whenever a server dies ...
+                if died >= self.endpoint.max_tries:  # ... may be why it does
+                    raise self._given_up(found, died, self._successes > successes)
+                continue
             if isinstance(found, Reply):
                 if self._weakened(found, structured, request):
                     continue
@@ -119,13 +125,31 @@ class Sender:
             alive = self._failures_in_row < max(4, self.endpoint.concurrency // 4)
             await self._back_off(found, failed, alive)
 
-    async def _in_a_slot(self, body: bytes) -> Completion | Reply | TransportFault:
+    async def _turn(self, tokens: int) -> None:
+        """Waits until a call may go on the wire, and takes its slot."""
         while True:
-            async with self._slots:
-                self._raise_if_down()
-                if self._paused_until <= self._clock():
-                    return await self._once(body)
-            await self._pause()  # the server asked for it while this call waited for its slot
+            await self._pause()
+            await self.throttle.acquire(tokens)
+            # While it waited, the server may have asked for a pause, or died, or this process
+            # have been held up for so long that its share is another's.
+            if self._paused_until <= self._clock() and self._may_ask():
+                return
+            self.throttle.give_back(tokens)
+            self.halt.check()
+
+    def _may_ask(self) -> bool:
+        return self.outage.over.is_set() and self.throttle.slots.open and not self.halt.stopped
+
+    async def _server_died(
+        self, found: Reply | TransportFault, outages: int, request: ChatRequest
+    ) -> bool:
+        """Whether this call ended with its server, which serves again now."""
+        if not isinstance(found, TransportFault) or not found.cut:
+            return False
+        if not await self.outage.passed(found, outages, request.model):
+            return False
+        self.stats.retries["server died"] += 1
+        return True
 
     def _check_busy(self, found: Reply, successes: int) -> None:
         """Raises where waiting for a busy server has no end."""
@@ -153,7 +177,7 @@ class Sender:
 
     def _given_up(
         self, found: Reply | TransportFault, tries: int, others: bool
-    ) -> RequestRejected | StageStopped | StorageError:
+    ) -> RequestRejected | Stop:
         message = (
             f"{self.role} at {self.endpoint.base_url}: {tries} tries failed, "
             f"last: {self._problem(found)}"
@@ -177,6 +201,7 @@ class Sender:
             return Completion("", TOO_LONG, "", None, None)
         finally:
             self.stats.in_flight -= 1
+        self.outage.reached = True
         if reply.status != 200:
             return reply
         try:
@@ -185,37 +210,19 @@ class Sender:
             shown = self._said(reply.body, REPORTED)
             return TransportFault(f"HTTP 200 without a chat completion ({error}): {shown}")
 
-    async def _gate(self, tokens: int) -> None:
-        """Waits for the endpoint's pause and limits. Raises when it is down."""
-        self._raise_if_down()
-        await self._pause()
-        now = self._clock()
-        wait = 0.0
-        if self._requests is not None:
-            wait = max(wait, self._requests.reserve(1, now))
-        if self._tokens is not None:
-            wait = max(wait, self._tokens.reserve(tokens, now))
-        if wait > 0:
-            await self._sleep(wait)
-
     async def _pause(self) -> None:
         """Waits until the server may be asked again, and a little more: not all at once."""
+        await self.outage.over.wait()
+        self.halt.check()
         while (wait := self._paused_until - self._clock()) > 0:
-            await self._sleep(wait + backoff(1, self._draw()))
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._down_event.wait(), seconds)
-        except TimeoutError:
-            return
-        self._raise_if_down()
+            await self.halt.sleep(wait + backoff(1, self._draw()))
 
     async def _back_off(self, found: Reply | TransportFault, attempt: int, alive: bool) -> None:
         asked = retry_after(found) if isinstance(found, Reply) else None
         if asked is not None:  # the server speaks for all requests to it
             asked = min(asked, self.endpoint.busy_patience_s)
             self._paused_until = max(self._paused_until, self._clock() + asked)
-        await self._sleep(backoff(1 if alive else attempt, self._draw()))
+        await self.halt.sleep(backoff(1 if alive else attempt, self._draw()))
 
     def _count(self, found: Reply | TransportFault, attempt: int) -> None:
         name = f"HTTP {found.status}" if isinstance(found, Reply) else "transport"
@@ -249,20 +256,12 @@ class Sender:
         said = self._said(reply.body, SHOWN_ERROR)
         where = f"{self.role} at {self.endpoint.base_url} answered HTTP {reply.status}: {said}"
         if reply.status == 404:
-            where += f"\nAsked for {request.model!r}; {await self._served_models()}"
+            where += f"\nAsked for {request.model!r}; {await self.outage.served()}"
         error = final_error(reply, where, self.role, others_succeed=self._successes > 0)
         if isinstance(error, StageStopped):
             raise self.stop(error)
         if error is not None:
             raise error
-
-    async def _served_models(self) -> str:
-        try:
-            reply = await self._transport.get("/models")
-            names = [model["id"] for model in orjson.loads(reply.body)["data"]]
-        except (TransportFault, BodyTooLong, ValueError, KeyError, TypeError):
-            return "the server does not list its models"
-        return f"the server serves {names}"
 
     def _problem(self, found: Reply | TransportFault) -> str:
         if isinstance(found, TransportFault):
@@ -275,13 +274,3 @@ class Sender:
     def redacted(self, text: str, limit: int | None = None) -> str:
         """Servers echo keys; nothing we keep or say does."""
         return redacted(text, key_of(self.endpoint), limit)
-
-    def stop(self, error: StageStopped | StorageError) -> StageStopped | StorageError:
-        if self._down is None:
-            self._down = error
-            self._down_event.set()
-        return self._down
-
-    def _raise_if_down(self) -> None:
-        if self._down is not None:
-            raise type(self._down)(str(self._down))

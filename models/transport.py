@@ -20,6 +20,10 @@ MAX_BODY = 4 * 1024 * 1024
 EITHER_HEADER = 47  # zlib: gzip's or zlib's own
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 TransportName = Literal["aiohttp", "openai"]
+PROBES = 2  # connections beside those of the calls: a look at a busy server waits for no slot
+NO_CONNECTION = "no connection within the time-out"
+NO_ANSWER = "no answer within the time-out"
+CUT = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,14 @@ class Reply:
 
 
 class TransportFault(Exception):
-    """No whole reply came: refused, reset, timed out. `timed_out` tells a hang from the rest."""
+    """No whole reply came. `timed_out`: the server took the request and said nothing.
 
-    def __init__(self, message: str, timed_out: bool = False) -> None:
+    `cut`: no connection could be made, or it ended before the reply did, as when a server dies.
+    """
+
+    def __init__(self, message: str, *, timed_out: bool = False, cut: bool = False) -> None:
         super().__init__(message)
-        self.timed_out = timed_out
+        self.timed_out, self.cut = timed_out, cut
 
 
 class BodyTooLong(Exception):
@@ -46,7 +53,9 @@ class Transport(Protocol):
         """Raises TransportFault or BodyTooLong."""
         ...
 
-    async def get(self, path: str) -> Reply: ...
+    async def get(self, url: str) -> Reply:
+        """Of a whole URL, on the endpoint's own host: the key goes with it."""
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -80,30 +89,31 @@ class AiohttpTransport:
             self._opened = aiohttp.ClientSession(
                 timeout=self._timeout,
                 headers=self._headers,
-                connector=aiohttp.TCPConnector(limit=self._concurrency),
+                connector=aiohttp.TCPConnector(limit=self._concurrency + PROBES),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # or a small body could become a very large one
             )
         return self._opened
 
     async def post(self, path: str, body: bytes) -> Reply:
-        return await self._request("POST", path, body)
+        return await self._request("POST", self._base + path, body)
 
-    async def get(self, path: str) -> Reply:
-        return await self._request("GET", path, None)
+    async def get(self, url: str) -> Reply:
+        return await self._request("GET", url, None)
 
-    async def _request(self, method: str, path: str, body: bytes | None) -> Reply:
+    async def _request(self, method: str, url: str, body: bytes | None) -> Reply:
         try:
             async with self._session().request(
-                method, self._base + path, data=body, allow_redirects=False
+                method, url, data=body, allow_redirects=False
             ) as response:
                 return Reply(response.status, response.headers, await _read(response))
+        except aiohttp.ConnectionTimeoutError as error:
+            raise TransportFault(NO_CONNECTION, cut=True) from error
         except TimeoutError as error:
-            raise TransportFault("no answer within the time-out", timed_out=True) from error
-        except aiohttp.ClientError as error:
-            raise TransportFault(f"{type(error).__name__}: {error}") from error
-        except OSError as error:
-            raise TransportFault(f"{type(error).__name__}: {error}") from error
+            raise TransportFault(NO_ANSWER, timed_out=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            cut = isinstance(error, CUT) and not isinstance(error, aiohttp.ClientSSLError)
+            raise TransportFault(f"{type(error).__name__}: {error}", cut=cut) from error
 
     async def aclose(self) -> None:
         if self._opened is not None:
@@ -146,7 +156,7 @@ class OpenAITransport:
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
         timeout = httpx2.Timeout(endpoint.timeout_s, connect=endpoint.connect_timeout_s)
-        limits = httpx2.Limits(max_connections=endpoint.concurrency)
+        limits = httpx2.Limits(max_connections=endpoint.concurrency + PROBES)
         self._timeout_s = endpoint.timeout_s
         self._client = AsyncOpenAI(
             api_key=key_of(endpoint) or "none",
@@ -165,12 +175,13 @@ class OpenAITransport:
             self._client.post(path, cast_to=self._raw, content=body, options=options)
         )
 
-    async def get(self, path: str) -> Reply:
-        return await self._guarded(self._client.get(path, cast_to=self._raw))
+    async def get(self, url: str) -> Reply:
+        return await self._guarded(self._client.get(url, cast_to=self._raw))
 
     async def _guarded(self, call: Any) -> Reply:
         import asyncio
 
+        import httpx2
         import openai
 
         try:
@@ -179,9 +190,12 @@ class OpenAITransport:
         except openai.APIStatusError as error:
             response = error.response
         except (openai.APITimeoutError, TimeoutError) as error:
-            raise TransportFault("no answer within the time-out", timed_out=True) from error
+            if isinstance(error.__cause__, httpx2.ConnectTimeout):
+                raise TransportFault(NO_CONNECTION, cut=True) from error
+            raise TransportFault(NO_ANSWER, timed_out=True) from error
         except openai.APIConnectionError as error:
-            raise TransportFault(f"{type(error).__name__}: {error.__cause__ or error}") from error
+            said = f"{type(error).__name__}: {error.__cause__ or error}"
+            raise TransportFault(said, cut=True) from error
         if len(response.content) > MAX_BODY:
             raise BodyTooLong
         return Reply(response.status_code, response.headers, response.content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from config.errors import EndpointDown, KeyRejected, RequestRejected, RowError, StageStopped
 from models.replies import retry_after
 from models.transport import Reply
@@ -58,3 +60,42 @@ def final_error(
     if reply.status in (404, 405):
         return EndpointDown(where)
     return RequestRejected(where)
+
+
+def listed(reply: Reply) -> list[str] | None:
+    """The models that a server lists; None where its reply lists none, and so says nothing."""
+    if reply.status != 200:
+        return None
+    try:
+        names = [model["id"] for model in orjson.loads(reply.body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return [name for name in names if isinstance(name, str)] or None
+
+
+def is_listed(model: str, names: list[str]) -> bool:
+    """Servers list a model under a longer name than they take: `models/x` is x, `x:latest` too.
+
+    And gateways take a variant behind the name that they list, as in `x:free`.
+    """
+    asked = {model, model.rpartition(":")[0]} - {""}
+    return any(
+        not asked.isdisjoint({name, name.removeprefix("models/"), name.removesuffix(":latest")})
+        for name in names
+    )
+
+
+QUEUE = b"vllm:num_requests_waiting"
+
+
+def queue_length(body: bytes) -> float | None:
+    """Requests that wait in a vLLM server, of all its engines; None where it is not such a one."""
+    found = None
+    for line in body.splitlines():
+        name, _, value = line.rpartition(b" ")
+        if name.partition(b"{")[0] == QUEUE:
+            try:
+                found = (found or 0.0) + float(value)
+            except ValueError:
+                return None
+    return found

@@ -127,6 +127,10 @@ class Progress:
             found.state, found.ended = state, time.monotonic()
             found.note = note or found.note
 
+    def tell(self, stage: str, note: str) -> None:
+        with self._lock:
+            self.stages[stage].note = note
+
     def add(self, stage: str, **counts: float) -> None:
         with self._lock:
             found = self.stages[stage]

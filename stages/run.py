@@ -180,7 +180,8 @@ class Clients:
 async def open_clients(work: Work) -> AsyncIterator[Clients]:
     """A role without an endpoint has no client; only a stage with pending rows asks for one.
 
-    Raises RecipeError for a budget in dollars where no endpoint has a price.
+    Raises RecipeError for a budget in dollars where no endpoint has a price, and for a
+    `limits_dir` that is no place for files.
     """
     for role in check_prices(work.settings):
         log.warning("%s has no price: the budget in dollars does not count its calls", role)
@@ -189,13 +190,14 @@ async def open_clients(work: Work) -> AsyncIterator[Clients]:
     dollars, tokens = max(kept[0], told[0]), max(kept[1], told[1])
     budget = BudgetGuard(work.settings.budget, dollars, tokens)
     images = ImageStore(work.root)
+    limits = _limits_root(work.settings)
     clients = Clients({}, images, cache)
     for role in ROLES:
         if work.settings.endpoint(role).base_url is None:
             continue
         clients.by_role[role] = ChatClient(
             role, work.settings.endpoint(role), cache=cache, budget=budget, images=images,
-            payer=work.root.id,
+            payer=work.root.id, limits=limits,
         )  # fmt: skip
     work.listeners.append(clients.stop)
     try:
@@ -204,6 +206,13 @@ async def open_clients(work: Work) -> AsyncIterator[Clients]:
         work.listeners.remove(clients.stop)
         await clients.aclose()
         _record_spending(work, budget.dollars - dollars, budget.tokens - tokens)
+
+
+def _limits_root(settings: Settings) -> Root:
+    try:
+        return Root(settings.limits_folder)
+    except StorageError as error:
+        raise RecipeError(f"VISPREF_LIMITS_DIR: {error}") from error
 
 
 def spent_by_runs(root: Root) -> tuple[float, int]:

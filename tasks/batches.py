@@ -17,7 +17,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from config.errors import VisprefError
-from stages.calls import Batch, RunBatch, RunShard
+from stages.calls import RunBatch, RunShard
+from stages.pending import Batch
 
 RETRIES = 2
 RETRY_DELAY_S = [2, 10]

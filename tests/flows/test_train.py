@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from config.errors import StageStopped, TrainingError
+from config.errors import RecipeError, StageStopped, TrainingError
 from flows import train as flow_module
-from tasks.training import checkpoint_page
+from storage.root import Root
 
 RESULT = {
     "recipe": {"name": "small"},
@@ -33,8 +33,26 @@ def prefect():
         yield
 
 
+@pytest.fixture
+def data(tmp_path):
+    """A root whose newest dataset is `dd...`, and that has an older one."""
+    root = Root(tmp_path / "set")
+    for digest in ("d" * 32, "e" * 32):
+        root.write_json(f"datasets/{digest}/manifest.json", {})
+    root.write_json("current.json", {"ingest": None, "digests": {}, "dataset": "d" * 32})
+    return root.path
+
+
 def process(monkeypatch, code):
-    monkeypatch.setattr(flow_module, "training_command", lambda *_: [sys.executable, "-c", code])
+    """Training is `code`; gives the arguments that each start was given."""
+    started = []
+
+    def command(*arguments):
+        started.append(arguments)
+        return [sys.executable, "-c", code]
+
+    monkeypatch.setattr(flow_module, "training_command", command)
+    return started
 
 
 def test_the_process_is_the_one_started_by_hand():
@@ -45,15 +63,21 @@ def test_the_process_is_the_one_started_by_hand():
     ]  # fmt: skip
 
 
-def test_lines_are_told_and_the_checkpoint_is_recorded(prefect, monkeypatch, tmp_path):
+def test_lines_are_told_and_losses_and_checkpoint_are_recorded(
+    prefect, monkeypatch, tmp_path, data
+):
     from prefect.client.orchestration import get_client
 
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    metrics = "".join(
+        json.dumps({"step": step, "loss": 1.0 / step}) + "\n" for step in (1, 2, 3, 4)
+    )
+    (tmp_path / "metrics.jsonl").write_text(metrics)
     process(monkeypatch, "print('step 2/4  loss 1'); print(); print('step 4/4  loss 0.5')")
     told = []
     token = flow_module.TELL.set(told.append)
     try:
-        assert flow_module.train("small", "/data/set", str(tmp_path)) == RESULT
+        assert flow_module.train(data, "small", out=str(tmp_path)) == RESULT
     finally:
         flow_module.TELL.reset(token)
     assert told == ["step 2/4  loss 1", "step 4/4  loss 0.5"]
@@ -61,17 +85,67 @@ def test_lines_are_told_and_the_checkpoint_is_recorded(prefect, monkeypatch, tmp
         artifacts = client.read_artifacts()
     shown = {artifact.key: artifact.data for artifact in artifacts if artifact.key}
     assert RESULT["checkpoint"] in shown["checkpoint"]
+    assert shown["losses"].startswith("# Step 4\n")
     assert [a.data for a in artifacts if a.type == "progress"] == [100.0]
 
 
 @pytest.mark.parametrize(("code", "kind"), [(130, StageStopped), (1, TrainingError)])
-def test_the_process_last_words_are_the_error(prefect, monkeypatch, tmp_path, code, kind):
+def test_the_process_last_words_are_the_error(prefect, monkeypatch, tmp_path, data, code, kind):
     process(monkeypatch, f"import sys; print('loss is nan; last good: x'); sys.exit({code})")
     with pytest.raises(kind, match="loss is nan; last good: x"):
-        flow_module.train("small", "/data/set", str(tmp_path))
+        flow_module.train(data, "small", out=str(tmp_path))
 
 
-def test_the_page_names_what_was_made():
-    page = checkpoint_page(RESULT)
-    assert "/runs/small/model" in page
-    assert "too_long" in page
+@pytest.mark.parametrize(
+    ("given", "digest"),
+    [
+        ({}, "d" * 32),
+        ({"dataset": "e" * 32}, "e" * 32),
+        ({"overrides": [f"data.digest={'e' * 32}"]}, "e" * 32),
+    ],
+)
+def test_a_training_is_pinned_to_one_dataset(prefect, monkeypatch, tmp_path, data, given, digest):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    started = process(monkeypatch, "pass")
+    flow_module.train(data, "small", out=str(tmp_path), **given)
+    assert started[0][3] == [f"data.digest={digest}"]
+
+
+def test_a_dataset_that_is_not_there_is_refused_with_those_that_are(data):
+    with pytest.raises(RecipeError, match="no dataset 'f'; it has .*" + "d" * 32):
+        flow_module.check_dataset(data, "f")
+
+
+def test_a_root_without_a_dataset_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="has no dataset yet"):
+        flow_module.check_dataset(str(tmp_path), None)
+
+
+def test_the_folder_names_recipe_dataset_and_overrides(monkeypatch, tmp_path):
+    monkeypatch.setenv("VISPREF_RUNS_DIR", str(tmp_path))
+    plain = flow_module.default_out("small", "d" * 32, [])
+    assert plain == tmp_path / "small-dddddddddddd"
+    one = flow_module.default_out("/my/own.yaml", "d" * 32, ["seed=1"])
+    assert one.name.startswith("own-dddddddddddd-")
+    assert one != flow_module.default_out("/my/own.yaml", "d" * 32, ["seed=2"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "processes"),
+    [
+        ("miniature-symmpo", [], 1),
+        ("miniature-symmpo", ["processes=4"], 4),
+        ("miniature-symmpo", ["processes=4", "processes=2"], 2),
+        ("not-there", [], 1),  # the process says what is wrong
+    ],
+)
+def test_a_training_takes_a_gpu_for_each_of_its_processes(recipe, overrides, processes):
+    assert flow_module.processes_of(recipe, overrides) == processes
+
+
+def test_a_shipped_recipe_of_many_processes_takes_as_many():
+    import yaml
+
+    for path in flow_module.RECIPES.glob("*.yaml"):
+        expected = yaml.safe_load(path.read_text()).get("processes", 1)
+        assert flow_module.processes_of(path.stem, []) == expected

@@ -27,7 +27,15 @@ class Images:
 
 
 def make_client(
-    base_url, cache, *, budget=None, spent=(0.0, 0), key=None, transport="aiohttp", **endpoint
+    base_url,
+    cache,
+    *,
+    budget=None,
+    spent=(0.0, 0),
+    key=None,
+    transport="aiohttp",
+    limits=None,
+    **endpoint,
 ):
     settings = Endpoint(
         base_url=base_url,
@@ -42,6 +50,7 @@ def make_client(
         budget=BudgetGuard(budget or Budget(), *spent),
         images=Images(),
         payer=PAYER,
+        limits=limits,
         draw=lambda: 0.0,  # no waiting between tries
     )
 

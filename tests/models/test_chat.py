@@ -10,6 +10,7 @@ from config.errors import (
     BudgetExhausted,
     EndpointDown,
     KeyRejected,
+    ModelNotServed,
     RecipeError,
     RequestRejected,
     StorageError,
@@ -115,7 +116,7 @@ async def test_faults_of_30_percent_lose_nothing_and_double_nothing(server, cach
 
 
 async def test_a_dead_server_is_one_clear_error_for_all(cache, transport):
-    client = make_client("http://127.0.0.1:9/v1", cache, transport=transport, max_tries=3)
+    client = make_client("http://127.0.0.1:9/v1", cache, transport=transport, down_patience_s=0.3)
     errors = await asked(client, *[rewrite_request(n) for n in range(5)])
     assert {type(error) for error in errors} == {EndpointDown}
     assert "claims at http://127.0.0.1:9/v1" in str(errors[0])
@@ -143,7 +144,7 @@ async def test_a_request_that_fails_alone_costs_its_row_only(server, cache):
 
 async def test_a_model_that_is_not_served_stops_the_stage_and_names_those_that_are(server, cache):
     [error] = await asked(make_client(server.base_url, cache), rewrite_request(model="gpt-9"))
-    assert isinstance(error, EndpointDown)
+    assert isinstance(error, ModelNotServed)
     assert "'gpt-9'" in str(error)
     assert "stand-in-claims" in str(error)
 

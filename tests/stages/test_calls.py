@@ -153,7 +153,7 @@ async def test_a_server_that_dies_stops_the_stage_and_loses_nothing(root, undist
 
     stage = RewriteStage()
     with StandInServer(latency_ms=20) as server:
-        work = open_synthetic(root, root / "cache", server.base_url, IN_FLIGHT, max_tries=2)
+        work = open_synthetic(root, root / "cache", server.base_url, IN_FLIGHT, down_patience_s=0.5)
         killer = threading.Thread(
             target=lambda: (wait_for_calls(server, 500), server.stop()), daemon=True
         )
@@ -171,3 +171,29 @@ async def test_a_server_that_dies_stops_the_stage_and_loses_nothing(root, undist
             await run_call_stage(work, stage, clients.of(stage), clients.images)
         assert ROWS - served <= server.stats()["calls"] <= ROWS - served + IN_FLIGHT
     assert rewrites(root) == undisturbed
+
+
+def test_a_very_large_stage_is_done_shard_by_shard(root, mock, monkeypatch, tmp_path):
+    import asyncio
+
+    from stages import calls, pending
+
+    for module in (calls, pending):
+        monkeypatch.setattr(module, "CHUNK_ROWS", 400)
+    work = open_synthetic(root, tmp_path / "cache", mock.base_url, IN_FLIGHT)
+    work.settings = work.settings.model_copy(update={"shard_rows": 900})
+    seen = []
+
+    async def shards(number, of, part):
+        before = work.progress.stages["rewrite"].done
+        await part()
+        seen.append((number, of, work.progress.stages["rewrite"].done - before))
+
+    async def main():
+        async with open_clients(work) as clients:
+            stage = RewriteStage()
+            await run_call_stage(work, stage, clients.of(stage), clients.images, shards=shards)
+
+    asyncio.run(main())
+    assert seen == [(1, 3, 800), (2, 3, 800), (3, 3, 400)]  # whole chunks, in turn
+    assert mock.stats()["calls"] == ROWS

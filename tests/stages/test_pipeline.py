@@ -11,7 +11,7 @@ from config.settings import Budget
 from miniature.annotations import Annotation, load_annotations, photo_annotations
 from miniature.server import StandInServer
 from sources.spec import InputSpec
-from stages.calls import Retry
+from stages.pending import Retry
 from stages.run import open_work
 from storage.catalog import query, write_catalog
 from storage.root import Root

@@ -7,7 +7,7 @@ import pytest
 from config.errors import RecipeError
 from config.settings import Endpoint
 from sources.spec import InputSpec
-from stages.calls import Retry
+from stages.pending import Retry
 from stages.plan import FOLLOWS, check_endpoints, make_plan
 from stages.run import open_work
 from storage.root import Root

@@ -1,6 +1,7 @@
 """A batch that goes wrong: run twice, with a row nobody foresaw, with rows that cannot be stored."""
 
 import asyncio
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from benchmarks.synthetic import make_root, open_synthetic
 from config.errors import EndpointDown, InvalidAnswer, StorageError
 from stages.base import Outcome
-from stages.calls import BatchRunner, Pending, run_call_stage
+from stages.calls import BatchRunner, run_call_stage
+from stages.pending import Pending
 from stages.rewrite import RewriteStage
 from storage.catalog import query
 from storage.root import Root
@@ -49,7 +51,9 @@ def opened(root):
 
 def run(root, stage, wrap=lambda run: run):
     work = opened(root)
-    client = SimpleNamespace(endpoint=SimpleNamespace(concurrency=1))
+    client = SimpleNamespace(
+        endpoint=SimpleNamespace(concurrency=1), calling=lambda say: nullcontext()
+    )
     asyncio.run(run_call_stage(work, stage, client, None, wrap=wrap))
     return work
 

@@ -1,7 +1,7 @@
 import pytest
 
 from config.errors import EndpointDown
-from tasks.batches import call_batches, whole_stage
+from tasks.batches import call_batches, in_shards, whole_stage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +30,7 @@ async def test_an_error_that_may_pass_is_tried_again():
             raise ConnectionResetError("a passing fault")
         return {"rows": 1}
 
-    from stages.calls import Batch
+    from stages.pending import Batch
 
     batch = Batch("caption", "work/x.parquet", 4)
     assert await call_batches("caption")(run)(batch) == {"rows": 1}
@@ -47,3 +47,40 @@ async def test_a_stop_on_purpose_is_not_tried_again():
     with pytest.raises(EndpointDown, match="dead"):
         await whole_stage("scan", run)
     assert tries == [1]
+
+
+async def test_each_shard_of_a_large_stage_is_a_subflow_with_its_batches():
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+
+    from stages.pending import Batch
+
+    runs = {}
+
+    async def run(batch):
+        return {"rows": 1}
+
+    @flow(persist_result=False)
+    async def parent():
+        runs["parent"] = flow_run.id
+        shards, batches = in_shards("rewrite"), call_batches("rewrite")(run)
+        for number in (1, 2):
+
+            async def part(number=number):
+                runs[number] = flow_run.id
+                await batches(Batch("rewrite", "work/x.parquet", number))
+
+            await shards(number, 2, part)
+
+        async def whole():
+            runs["alone"] = flow_run.id
+
+        await shards(1, 1, whole)
+
+    await parent()
+    assert runs["alone"] == runs["parent"]
+    async with get_client() as client:
+        found = [await client.read_flow_run(runs[number]) for number in (1, 2)]
+    assert [made.name for made in found] == ["rewrite 1 of 2", "rewrite 2 of 2"]
+    assert all(made.parent_task_run_id is not None for made in found)
