@@ -54,7 +54,7 @@ class Topology:
         environment |= {
             name: value
             for name, value in program.environment.items()
-            if name.startswith(("PREFECT_SERVER_API_", "PREFECT_RUNNER_"))
+            if name.startswith(("PREFECT_SERVER_API_", "PREFECT_FLOWS_"))
         }
         process = start(program.command, environment, self.folder / f"{program.name}.log")
         self.running[program.name] = (process, Identity.of(process.pid))
