@@ -20,6 +20,7 @@ from operate.pools import install_automation, make_pools
 
 PROJECT_FILE = "prefect.yaml"
 DEPLOY_S = 300.0
+LAST_LINES = 4  # of what Prefect said, where the reason stands
 
 
 def project_file() -> Path:
@@ -58,7 +59,7 @@ def register(environment: Mapping[str, str]) -> None:
             f"prefect deploy --all with {file} did not end within {DEPLOY_S:.0f} s"
         ) from None
     if done.returncode != 0:
-        words = " ".join(done.stdout.split())[-1000:]
+        words = " | ".join(line.strip() for line in done.stdout.splitlines()[-LAST_LINES:])
         raise OperationError(f"prefect deploy --all with {file} failed: {words}")
     asyncio.run(_automation())
 
