@@ -33,7 +33,8 @@ SILENT = "It sent no heartbeat for two minutes. What was done is kept: Retry goe
 
 
 def worker_environment() -> dict[str, str]:
-    return {"PREFECT_RUNNER_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
+    """Also known as PREFECT_RUNNER_HEARTBEAT_FREQUENCY, which this name wins over."""
+    return {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
 
 
 def _template() -> dict[str, Any]:

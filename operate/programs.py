@@ -109,7 +109,7 @@ def worker_programs(clients: Mapping[str, str], state: Path) -> list[Program]:
                 *(sys.executable, "-m", "prefect", "worker", "start"),
                 *("--pool", pool, "--name", worker_name(pool, state), "--type", "process"),
             ),
-            environment={**worker_environment(), **clients},
+            environment={**clients, **worker_environment()},
         )
         for pool in POOLS
     ]

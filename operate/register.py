@@ -20,6 +20,7 @@ from operate.pools import install_automation, make_pools
 
 PROJECT_FILE = "prefect.yaml"
 DEPLOY_S = 300.0
+LAST_LINES = 4  # of what Prefect said, where the reason stands
 
 
 def project_file() -> Path:
@@ -41,19 +42,24 @@ def register(environment: Mapping[str, str]) -> None:
     """
     file = project_file()
     asyncio.run(_pools(gpu_count()))
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=file.parent,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEPLOY_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            cwd=file.parent,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEPLOY_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise OperationError(
+            f"prefect deploy --all with {file} did not end within {DEPLOY_S:.0f} s"
+        ) from None
     if done.returncode != 0:
-        words = " ".join(done.stdout.split())[-1000:]
+        words = " | ".join(line.strip() for line in done.stdout.splitlines()[-LAST_LINES:])
         raise OperationError(f"prefect deploy --all with {file} failed: {words}")
     asyncio.run(_automation())
 

@@ -124,8 +124,8 @@ class Keeper:
         self._process = process
         with contextlib.suppress(psutil.NoSuchProcess):
             self._identity = Identity.of(process.pid)
-        self._change("starting", f"process {process.pid}")
         try:
+            self._change("starting", f"process {process.pid}")
             return self._watch(process)
         finally:
             if self._identity is not None:

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from httpx import HTTPError
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
@@ -81,7 +82,13 @@ def up(options: Options, say: Say) -> None:
         found = where(options)
         clients = programs.client_environment(found, options.home)
         with _signals() as stop, programs.talking_to(found, clients):
-            _Machine(state, found, clients, say, stop).run(models)
+            try:
+                _Machine(state, found, clients, say, stop).run(models)
+            except HTTPError as error:
+                raise OperationError(
+                    f"Prefect's server {found.api} does not answer as it should: {error}. "
+                    "vispref doctor says more"
+                ) from error
 
 
 @contextmanager
@@ -107,7 +114,7 @@ class _Machine:
         stop: threading.Event,
     ) -> None:
         self._state, self._where, self._clients = state, found, clients
-        self._say, self._stop = say, stop
+        self._print, self._stop = say, stop
         self._keepers: dict[str, Keeper] = {}
         self._statuses: dict[str, Status] = {}
         self._ready = False
@@ -185,13 +192,18 @@ class _Machine:
         with ThreadPoolExecutor(max(1, len(keepers))) as pool:
             list(pool.map(Keeper.stop, keepers))
 
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # a terminal that was closed is no reason to let go of what runs
+            self._print(text)
+
     def _tell(self, status: Status) -> None:
         with self._writing:
             self._statuses[status.name] = status
-        self._say(
-            f"{status.name}: {status.phase}" + (f" ({status.message})" * bool(status.message))
-        )
-        self._write()
+        self._say(f"{status.name}: {status.phase} ({status.message})")
+        try:
+            self._write()
+        except OSError as error:  # a full disk, say; what runs is kept running
+            self._say(f"{self._state.folder} cannot be written: {error}")
 
     def _write(self) -> None:
         with self._writing:

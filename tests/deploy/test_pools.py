@@ -61,7 +61,7 @@ def test_the_defaults_are_this_versions_and_hold_no_key(kind):
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found = defaults(kind)
     assert found["image"] == f"vispref-cpu:{project['version']}"
-    assert found["env"]["PREFECT_RUNNER_HEARTBEAT_FREQUENCY"] == "30"
+    assert found["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     assert not [name for name in found["env"] if "KEY" in name or "AUTH" in name]
 
 

@@ -86,7 +86,7 @@ def test_workers_beat_often_enough_and_folders_have_workers_of_their_own(tmp_pat
     one, other = (
         worker_programs(client_environment(found, None), tmp_path / name) for name in ("a", "b")
     )
-    assert all(p.environment["PREFECT_RUNNER_HEARTBEAT_FREQUENCY"] == "30" for p in one)
+    assert all(p.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30" for p in one)
     assert not {p.command for p in one} & {p.command for p in other}
 
 

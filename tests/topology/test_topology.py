@@ -1,0 +1,197 @@
+"""The compose file's topology without Docker: PostgreSQL, one Prefect server, a worker a pool, models."""
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
+
+from miniature.annotations import load_annotations
+from miniature.server import StandInServer
+from operate.processes import Identity, end, start, tree
+from operate.programs import address, client_environment, server_program, worker_programs
+from operate.supervisor import Unhealthy
+from storage.catalog import query
+from storage.root import Root
+from tests.operate.machine_helpers import REPOSITORY, Machine, free_port, until
+from tests.topology.postgres import USER, postgres
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+RUNS = itertools.count()
+SILENT_S = 400  # two minutes of silence and the server's own pace
+
+
+class Topology:
+    """Programs by name, started and killed one by one."""
+
+    def __init__(self, folder, database, models):
+        self.folder, self.models = folder, models
+        self.where = address("127.0.0.1", free_port())
+        environment = Machine(folder).environment
+        for role in ("CAPTIONER", "REFERENCE", "CLAIMS"):
+            environment[f"VISPREF_{role}__BASE_URL"] = models.base_url
+            environment[f"VISPREF_{role}__CONCURRENCY"] = "4"
+        environment |= {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+            "PREFECT_API_URL": self.where.api,
+        }
+        self.environment = environment
+        self.server = server_program(self.where, environment)
+        workers = worker_programs(client_environment(self.where, None), folder)
+        self.workers = {program.name: program for program in workers}
+        self.running = {}
+
+    def start(self, program):
+        environment = {**program.environment, **self.environment}
+        environment |= {
+            name: value
+            for name, value in program.environment.items()
+            if name.startswith(("PREFECT_SERVER_API_", "PREFECT_FLOWS_"))
+        }
+        process = start(program.command, environment, self.folder / f"{program.name}.log")
+        self.running[program.name] = (process, Identity.of(process.pid))
+
+    def start_server(self):
+        self.start(self.server)
+        until(self.is_well, "the server is well")
+
+    def is_well(self):
+        try:
+            self.server.probe()
+        except Unhealthy:
+            return False
+        return True
+
+    def kill(self, name):
+        """SIGKILL to the program and all that came from it."""
+        process, identity = self.running.pop(name)
+        for member in tree(identity.find()):
+            os.kill(member.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self):
+        end([identity for _, identity in self.running.values()], 10.0)
+        for process, _ in self.running.values():
+            process.wait()
+
+    def ask(self, ask):
+        async def run():
+            async with get_client() as client:
+                return await ask(client)
+
+        with temporary_settings(updates={PREFECT_API_URL: self.where.api}):
+            return asyncio.run(run())
+
+    def begin(self, parameters):
+        async def ask(client):
+            found = await client.read_deployment_by_name("build-dataset/symmpo")
+            return await client.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+        return self.ask(ask).id
+
+    def state(self, run):
+        return self.ask(lambda client: client.read_flow_run(run)).state
+
+
+@pytest.fixture(scope="module")
+def topology(world, tmp_path_factory):
+    port = free_port()
+    annotations = load_annotations(world / "annotations.jsonl")
+    with postgres(port), StandInServer(annotations, latency_ms=600) as models:
+        database = f"postgresql+asyncpg://{USER}@127.0.0.1:{port}/{USER}"
+        made = Topology(tmp_path_factory.mktemp("topology"), database, models)
+        try:
+            made.start_server()
+            subprocess.run(
+                [sys.executable, "-m", "operate.register"],
+                cwd=REPOSITORY, env=made.environment, check=True, timeout=240,
+            )  # fmt: skip
+            for program in made.workers.values():
+                made.start(program)
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.fixture
+def run(topology, world, make_recipe, tmp_path):
+    """A run that has some of its calls behind it and more before it: (its id, its root)."""
+    before = topology.models.stats()["calls"]
+    # Requests of its own: the workers' response cache must not answer them.
+    recipe = make_recipe(resample={"temperature": 0.5 + next(RUNS) / 100})
+    root = tmp_path / "set"
+    begun = topology.begin({
+        "root": str(root),
+        "recipe": recipe.model_dump(mode="json"),
+        "source": {"location": str(world / "prompts.jsonl")},
+        "train_after": {"start": False},
+    })  # fmt: skip
+    until(lambda: topology.models.stats()["calls"] - before >= 20, "calls are made")
+    return begun, Root(root)
+
+
+def rows(root):
+    (found,) = query(
+        root,
+        "SELECT count(*) AS decided, (SELECT count(*) FROM failures) AS failed, "
+        "(SELECT count(*) FROM rows) AS rows FROM decisions",
+    ).to_pylist()
+    return found
+
+
+def test_a_server_killed_in_the_middle_costs_nothing(topology, run):
+    begun, root = run
+    topology.kill("prefect-server")
+    calls = topology.models.stats()["calls"]
+    until(lambda: topology.models.stats()["calls"] > calls, "the run goes on without its server")
+    topology.start_server()
+    until(lambda: topology.state(begun).is_final(), "the run ends", SILENT_S)
+    assert topology.state(begun).is_completed(), topology.state(begun)
+    found = rows(root)
+    assert found["rows"] > 0
+    assert found == {"decided": found["rows"], "failed": 0, "rows": found["rows"]}
+    served = topology.models.stats()
+    assert served["calls"] == served["distinct"]
+
+
+def test_a_worker_killed_with_its_run_is_noticed_and_retry_goes_on(topology, run):
+    begun, root = run
+    topology.kill("worker-cpu")
+    assert topology.state(begun).is_running()
+    until(lambda: topology.state(begun).is_final(), "the silence is noticed", SILENT_S)
+    state = topology.state(begun)
+    assert state.is_crashed()
+    assert "Retry goes on" in state.message
+    in_flight = topology.models.stats()
+
+    topology.start(topology.workers["worker-cpu"])
+    retried = Scheduled(message="Retry", name="AwaitingRetry")
+    topology.ask(lambda client: client.set_flow_run_state(begun, retried, force=False))
+    until(lambda: topology.state(begun).is_completed(), "the retry ends", SILENT_S)
+    found = rows(root)
+    assert found == {"decided": found["rows"], "failed": 0, "rows": found["rows"]}
+    served = topology.models.stats()
+    # Only what was on the wire when the process died was asked a second time.
+    twice = served["calls"] - served["distinct"]
+    assert twice <= 4 * 3
+    assert served["calls"] > in_flight["calls"]
+
+
+def test_no_more_than_these_programs_run(topology):
+    """Killed runs leave nothing behind that still asks."""
+    owned = {member for _, i in topology.running.values() for member in tree(i.find())}
+    mark = str(topology.folder / "prefect")
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("PREFECT_HOME") == mark
+        except psutil.Error:
+            continue
+        assert not ours or process in owned, process.cmdline()
