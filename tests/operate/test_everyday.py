@@ -36,7 +36,11 @@ class Ui:
         return self._http.get(path).raise_for_status().json()
 
     def post(self, path, body):
-        return self._http.post(path, json=body).raise_for_status().json()
+        def ask():  # SQLite's "database is locked" is a 503, which every client of Prefect retries
+            found = self._http.post(path, json=body)
+            return None if found.status_code == 503 else found
+
+        return until(ask, f"{path} is answered").raise_for_status().json()
 
     def trigger(self, name, parameters):
         deployment = self.get(f"/deployments/name/{name}")

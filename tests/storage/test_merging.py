@@ -15,7 +15,7 @@ from storage import merging, parts
 from storage.root import Root
 from storage.schemas import TABLES
 from storage.tables import Tables
-from storage.vectors import load_vectors, write_vectors
+from storage.vectors import load_vectors, vectors_table
 
 # Merges, and kills itself before the nth change under the root, as a power failure would.
 KILLED = """
@@ -120,7 +120,8 @@ def test_vectors_are_merged_bit_for_bit(root):
     vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float16)
     keys = [f"{number:064x}" for number in range(40)]
     for start in range(0, 40, 4):
-        write_vectors(root, "r", keys[start : start + 4], vectors[start : start + 4])
+        some = slice(start, start + 4)
+        parts.write_table(root, "embeddings", "r", vectors_table(keys[some], vectors[some]))
     assert merging.merge_small(root, "embeddings", "r") == merging.Merged(10, 1, 0)
     assert load_vectors(root, "r", keys).tobytes() == vectors.tobytes()
 
