@@ -31,7 +31,7 @@ def counted(change):
         left -= 1
         return change(self, *arguments)
     return run
-for name in ("write_bytes", "move", "remove"):
+for name in ("write_bytes", "rename", "remove"):
     setattr(Root, name, counted(getattr(Root, name)))
 merging.finish(Root(sys.argv[1]))
 merging.merge_small(Root(sys.argv[1]), "captions", "r", few=2)
