@@ -9,7 +9,7 @@ from typing import Any
 
 from operate.supervisor import Unhealthy
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
 LIMIT = 1_000_000  # bytes of an answer that are read
 
 

@@ -43,7 +43,7 @@ class Program:
     probe: Callable[[], None] = no_probe
     patience_s: float = 180.0
     every_s: float = 5.0
-    failures: int = 6
+    failures: int = 12  # two minutes and more: a busy machine is no dead one
     grace_s: float = 20.0
     policy: RestartPolicy = field(default_factory=RestartPolicy)
 
@@ -95,6 +95,8 @@ class Keeper:
 
     def stop(self) -> None:
         """Ends the program and all that came from it. Returns when none of it runs."""
+        if self._phase == "stopped":
+            return
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join()

@@ -173,7 +173,7 @@ class _Machine:
         """Only while no worker of ours lives."""
         count = asyncio.run(_crash_runs(list(self._workers.values())))
         if count:
-            self._say(f"{count} runs that a stopped worker left are Crashed now; Retry goes on")
+            self._say(f"Crashed now, because their worker was stopped: {count} runs; Retry goes on")
 
     def _shut_down(self, workers: set[str]) -> None:
         """Workers first, then what they left on the server, model servers, the server last."""

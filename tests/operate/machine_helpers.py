@@ -21,7 +21,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def until(condition, what, patience_s=120):
+def until(condition, what, patience_s=240):
     deadline = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {patience_s} s: {what}"

@@ -16,7 +16,7 @@ from operate.probes import served_models
 from operate.supervisor import Unhealthy
 from tests.operate.machine_helpers import Machine, free_port, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # on a machine that others use too
 PASSWORD = "me:secret"
 MODELS = "captioner-reference-claims"
 
