@@ -59,19 +59,13 @@ class Lease:
 
     def _make(self, path: str) -> bool:
         root, now = self._root, time.time()
-        root.fs.makedirs(root.full(FOLDER), exist_ok=True)
-        try:
-            with root.fs.open(root.full(path), "xb") as file:
-                file.write(self._content(now))
-        except FileExistsError:
+        if not root.create(path, self._content(now)):
             return False
-        except (ValueError, NotImplementedError) as error:
+        if root.create(path, self._content(now)):  # some S3-compatible stores overwrite silently
             raise StorageError(
-                f"{root.url}: this filesystem cannot create a file exclusively ({error}), "
-                "so two runs could not be kept apart; use a local folder, s3, gcs or abfs"
-            ) from error
-        except OSError as error:
-            raise StorageError(f"cannot write {root.url_of(path)}: {error}") from error
+                f"{root.url}: this store does not keep to a conditional write (If-None-Match), so "
+                "two runs could not be kept apart; use one that does, or a local folder"
+            )
         self._at = now
         return True
 

@@ -17,6 +17,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import sys
 import threading
 import time
 import uuid
@@ -30,14 +32,33 @@ from fsspec.implementations.local import LocalFileSystem
 from config.errors import FileMissing, StorageError
 
 FORMAT = 1
+# Here a write is whole or not at all by itself, and folders are not made.
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+KEPT_LISTINGS = 64
+PASSWORD = re.compile(r"[^:/]+://[^/@]*:[^/@]*@")
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What a filesystem raises for a fault. botocore's errors are no OSError."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError)
 
 
 class Root:
     """Paths are relative to the root and use forward slashes. I/O errors become StorageError."""
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
+        if PASSWORD.match(os.fspath(url)):
+            raise StorageError(
+                "the dataset's root is a URL with a password in it, which would be recorded: give "
+                "it without, and the credentials in the environment (AWS_ACCESS_KEY_ID, ...)"
+            )
+        protocol, _ = fsspec.core.split_protocol(os.fspath(url))
+        self._is_object_store = protocol in OBJECT_STORES
+        # Listings are kept for DuckDB, which asks for a part's size again and again, but not all.
+        options = {"max_paths": KEPT_LISTINGS} if self._is_object_store else {}
         try:
-            self.fs, path = fsspec.core.url_to_fs(os.fspath(url))
+            self.fs, path = fsspec.core.url_to_fs(os.fspath(url), **options)
         except (ValueError, ImportError) as error:
             raise StorageError(
                 f"dataset root {os.fspath(url)!r} cannot be opened: {error}. "
@@ -79,7 +100,12 @@ class Root:
         return str(found["id"])
 
     def exists(self, relative: str) -> bool:
-        return bool(self.fs.exists(self.full(relative)))
+        path = self.full(relative)
+        self.fs.invalidate_cache(path)  # here and below: other processes write too
+        try:
+            return bool(self.fs.exists(path))
+        except _faults() as error:
+            raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
 
     def read_bytes(self, relative: str) -> bytes:
         """Raises FileMissing where there is no such file, StorageError for any other fault."""
@@ -87,7 +113,7 @@ class Root:
             data: bytes = self.fs.cat_file(self.full(relative))
         except FileNotFoundError as error:
             raise FileMissing(f"{self.url_of(relative)} is not there") from error
-        except OSError as error:
+        except _faults() as error:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
         return data
 
@@ -99,7 +125,7 @@ class Root:
                 yield file
         except FileNotFoundError as error:
             raise FileMissing(f"{self.url_of(relative)} is not there") from error
-        except OSError as error:
+        except _faults() as error:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
 
     def sha256(self, relative: str) -> str:
@@ -125,6 +151,9 @@ class Root:
         parent, name = final.rsplit("/", 1)
         temporary = f"{parent}/.{name}.{os.getpid()}-{threading.get_ident()}-{uuid.uuid4().hex[:8]}"
         try:
+            if self._is_object_store:
+                self.fs.pipe_file(final, data)
+                return
             self.fs.makedirs(parent, exist_ok=True)
             if self.is_local:
                 _write_through(temporary, data)
@@ -132,17 +161,41 @@ class Root:
             else:
                 self.fs.pipe_file(temporary, data)
                 self.fs.mv(temporary, final)
-        except OSError as error:
+        except _faults() as error:
             self._forget(temporary)
             raise StorageError(
                 f"cannot write {self.url_of(relative)} ({len(data)} bytes): {error}. "
                 "Nothing written before is lost; free space or mend the root, then run again."
             ) from error
 
+    def create(self, relative: str, data: bytes) -> bool:
+        """Writes a file that must not be there yet; False where it is. Asks nobody, as `put`.
+
+        Raises StorageError where the filesystem cannot make a file exclusively.
+        """
+        path = self.full(relative)
+        try:
+            if not self._is_object_store:
+                self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            with self.fs.open(path, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        except (ValueError, NotImplementedError) as error:
+            raise StorageError(
+                f"{self.url}: this filesystem cannot create a file exclusively ({error}), "
+                "so two runs could not be kept apart; use a local folder, s3, gcs or abfs"
+            ) from error
+        except _faults() as error:
+            raise StorageError(f"cannot write {self.url_of(relative)}: {error}") from error
+        return True
+
     def _forget(self, path: str) -> None:
+        if self._is_object_store:
+            return
         try:
             self.fs.rm_file(path)
-        except OSError:
+        except _faults():
             return  # the temporary was never made; the error that matters is being raised
 
     def read_json(self, relative: str) -> Any:
@@ -151,7 +204,7 @@ class Root:
             data = self.fs.cat_file(self.full(relative))
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except _faults() as error:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
         try:
             return json.loads(data)
@@ -164,12 +217,13 @@ class Root:
     def list(self, relative: str, suffix: str = "") -> list[str]:
         """Files straight under a directory, sorted, as root-relative paths; hidden ones left out."""
         directory = self.full(relative)
+        self.fs.invalidate_cache(directory)
         try:
-            found = self.fs.ls(directory, detail=False, refresh=True)
+            found = self.fs.ls(directory, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except TypeError:  # a filesystem without a listing cache takes no `refresh`
-            found = self.fs.ls(directory, detail=False)
+        except _faults() as error:
+            raise StorageError(f"cannot list {self.url_of(relative)}: {error}") from error
         names = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found]
         return sorted(
             f"{relative}/{name}"
@@ -179,16 +233,18 @@ class Root:
 
     def walk(self, relative: str) -> set[str]:
         """All files below a directory, as root-relative paths."""
+        self.fs.invalidate_cache()
         try:
             found = self.fs.find(self.full(relative))
         except FileNotFoundError:
             return set()
-        except OSError as error:
+        except _faults() as error:
             raise StorageError(f"cannot list {self.url_of(relative)}: {error}") from error
         return {str(path)[len(self.path) + 1 :] for path in found}
 
     def folders(self) -> Iterator[tuple[str, list[str]]]:
         """Every folder under the root with the names of its files, hidden ones too, one by one."""
+        self.fs.invalidate_cache()
         for folder, _, files in self.fs.walk(self.path):
             yield str(folder)[len(self.path) + 1 :], list(files)
 
@@ -196,7 +252,7 @@ class Root:
         """Seconds since a file was written. Raises StorageError where that cannot be told."""
         try:
             return time.time() - float(self.fs.modified(self.full(relative)).timestamp())
-        except (OSError, NotImplementedError) as error:
+        except (*_faults(), NotImplementedError) as error:
             raise StorageError(
                 f"cannot tell the age of {self.url_of(relative)}: {error}"
             ) from error
@@ -216,7 +272,7 @@ class Root:
                 self.fs.mv(old, final)
         except FileNotFoundError as error:
             raise FileMissing(f"{self.url_of(relative)} is not there") from error
-        except OSError as error:
+        except _faults() as error:
             raise StorageError(f"cannot move {self.url_of(relative)}: {error}") from error
 
     def remove(self, relative: str) -> None:
@@ -225,7 +281,7 @@ class Root:
             self.fs.rm(self.full(relative), recursive=True)
         except FileNotFoundError:
             return
-        except OSError as error:
+        except _faults() as error:
             raise StorageError(f"cannot remove {self.url_of(relative)}: {error}") from error
 
 
