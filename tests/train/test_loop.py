@@ -242,9 +242,9 @@ def test_shards_of_the_reference_are_the_cache_that_training_makes(model, tmp_pa
 
 def test_a_shard_without_rows_and_a_reference_in_memory_score_nothing(model, root, capsys):
     score_reference(recipe(model), root, cache.Shard(11, 11))
-    assert "no rows" in capsys.readouterr().out
+    assert "no rows" in capsys.readouterr().err
     score_reference(recipe(model, trained=LORA, reference={"kind": "adapter-off"}), root)
-    assert "nothing to score" in capsys.readouterr().out
+    assert "nothing to score" in capsys.readouterr().err
     assert root.walk("references") == set()
 
 
