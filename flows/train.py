@@ -21,6 +21,7 @@ from storage.catalog import read_current
 from storage.root import Root
 from tasks.gpus import lent, lock_folder, visible_gpus
 from tasks.processes import run_program
+from tasks.scoring import score_reference
 from tasks.training import TrainingProgress, publish_checkpoint, publish_comparison
 
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
@@ -67,6 +68,8 @@ def train(
     pinned = [pair.removeprefix(PINNED) for pair in overrides or [] if pair.startswith(PINNED)]
     dataset = check_dataset(data, dataset or (pinned or [None])[-1])
     folder = Path(out) if out else default_out(recipe, dataset, given)
+    values = [*given, f"{PINNED}{dataset}"]
+    score_reference(load_settings(), recipe, data, values, say)
     progress = TrainingProgress(folder / "metrics.jsonl")
 
     def line(text: str) -> None:
@@ -78,7 +81,7 @@ def train(
     count = processes_of(recipe, given)
     with lent(count, visible_gpus(), lock_folder(), say) as gpus:
         run_program(
-            training_command(recipe, data, str(folder), [*given, f"{PINNED}{dataset}"]),
+            training_command(recipe, data, str(folder), values),
             line,
             what="training",
             environment=gpus.environment,

@@ -39,6 +39,10 @@ class Cluster(Protocol):
         """`stages.jobs.answered` on a worker. Raises the cluster's own error if that is lost."""
         ...
 
+    def drop(self) -> None:
+        """Gives up the calls under way: each raises an error where it is waited for."""
+        ...
+
 
 @contextlib.asynccontextmanager
 async def computing(settings: Settings) -> AsyncIterator[Compute]:
@@ -67,25 +71,30 @@ async def computing(settings: Settings) -> AsyncIterator[Compute]:
         await asyncio.to_thread(stack.close)
 
 
-def as_tasks(stage: str, cluster: Cluster, jobs: Iterable[Job]) -> Iterator[Receipt]:
+def as_tasks(
+    stage: str,
+    cluster: Cluster,
+    jobs: Iterable[Job],
+    function: Callable[[Job], Receipt] = run_job,
+) -> Iterator[Receipt]:
     """The receipts as they come. No more jobs are begun than keep the cluster busy.
 
-    Where the reader stops, jobs under way are waited for and the others are not begun.
+    Where the reader stops, jobs under way are dropped: they are done again when they are needed.
     """
     deliberate = Deliberate()
 
     @task(
         name=f"{stage} job",
-        task_run_name=f"{stage} {{name}}",
+        task_run_name=f"{stage} {{number}}",
         retries=RETRIES,
         retry_delay_seconds=RETRY_DELAY_S,
         retry_condition_fn=deliberate.condition(),
         cache_policy=NO_CACHE,
         persist_result=False,
     )
-    def one_job(name: str, job: Job) -> Receipt:
+    def one_job(number: int, job: Job) -> Receipt:
         with deliberate.watching():
-            return do(cluster, run_job, job)
+            return receipt_of(cluster.call(function, json.dumps(job)))
 
     at_once = 2 * cluster.slots()  # as many wait at the workers as are done there
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="job")
@@ -93,7 +102,7 @@ def as_tasks(stage: str, cluster: Cluster, jobs: Iterable[Job]) -> Iterator[Rece
     try:
         for number, job in enumerate(jobs, 1):
             # A context of its own: in it Prefect knows the run to which the task belongs.
-            waiting.add(pool.submit(copy_context().run, one_job, str(number), job))
+            waiting.add(pool.submit(copy_context().run, one_job, number, job))
             if len(waiting) >= at_once:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from [future.result() for future in done]
@@ -101,12 +110,9 @@ def as_tasks(stage: str, cluster: Cluster, jobs: Iterable[Job]) -> Iterator[Rece
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from [future.result() for future in done]
     finally:
+        deliberate.stopped = True  # what is dropped is not tried again
+        cluster.drop()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def do(cluster: Cluster, function: Callable[[Any], Any], value: Any) -> Any:
-    """A function of JSON values on a worker. Raises its error, or the cluster's own."""
-    return receipt_of(cluster.call(function, json.dumps(value)))
 
 
 def cluster_of(settings: Settings) -> contextlib.AbstractContextManager[Cluster]:
@@ -123,13 +129,23 @@ class RayCluster:
         self._gpus = gpus and ray.cluster_resources().get("GPU", 0) >= 1
         # Prefect tries again, where it can be seen.
         self._answered = ray.remote(max_retries=0, num_cpus=1, num_gpus=int(self._gpus))(answered)
+        self._under_way: set[Any] = set()
 
     def slots(self) -> int:
         return max(1, int(self._ray.cluster_resources().get("GPU" if self._gpus else "CPU", 1)))
 
     def call(self, do: Callable[[Any], Any], text: str) -> str:
-        answer: str = self._ray.get(self._answered.remote(do, text))
+        asked = self._answered.remote(do, text)
+        self._under_way.add(asked)
+        try:
+            answer: str = self._ray.get(asked)
+        finally:
+            self._under_way.discard(asked)
         return answer
+
+    def drop(self) -> None:
+        for asked in list(self._under_way):
+            self._ray.cancel(asked, force=True)
 
 
 @contextlib.contextmanager
@@ -153,13 +169,23 @@ class DaskCluster:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._under_way: set[Any] = set()
 
     def slots(self) -> int:
         return max(1, sum(self._client.nthreads().values()))
 
     def call(self, do: Callable[[Any], Any], text: str) -> str:
-        answer: str = self._client.submit(answered, do, text, pure=False).result()
+        asked = self._client.submit(answered, do, text, pure=False)
+        self._under_way.add(asked)
+        try:
+            answer: str = asked.result()
+        finally:
+            self._under_way.discard(asked)
         return answer
+
+    def drop(self) -> None:
+        # One that a worker has begun is finished there; nobody takes its answer.
+        self._client.cancel(list(self._under_way))
 
 
 @contextlib.contextmanager

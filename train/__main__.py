@@ -15,8 +15,10 @@ import yaml
 
 from config.errors import RecipeError, VisprefError
 from storage.root import Root
+from train.cache import Shard
 from train.loop import Stopped, train
 from train.recipe import Recipe, load_recipe
+from train.score import score_reference
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -26,10 +28,31 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="checkpoints, logs and the trained model")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--dry-run", action="store_true", help="print memory and time estimates")
+    parser.add_argument(
+        "--score-reference", action="store_true", help="only fill the reference's cache"
+    )
+    parser.add_argument(
+        "--shard", type=shard_of, metavar="I/N", help="of the rows, with --score-reference"
+    )
     found = parser.parse_args(given)
-    if found.out is None and not found.dry_run:
+    if found.shard is not None and not found.score_reference:
+        parser.error("--shard is of --score-reference: training takes all rows")
+    if found.out is None and not found.dry_run and not found.score_reference:
         parser.error("--out is needed: where checkpoints, logs and the trained model go")
     return found
+
+
+def shard_of(text: str) -> Shard:
+    """I/N as a Shard. Raises argparse's error."""
+    index, separator, count = text.partition("/")
+    numbers = (index, count)
+    if (
+        not separator
+        or not all(n.isdecimal() for n in numbers)
+        or not 1 <= int(index) <= int(count)
+    ):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with I from 1 to N, such as 1/4")
+    return Shard(int(index), int(count))
 
 
 def recipe_of(given: argparse.Namespace) -> Recipe:
@@ -50,6 +73,8 @@ def main(given: list[str] | None = None) -> int:
             from train.dry import dry_run
 
             print(dry_run(recipe, Root(options.data)))
+        elif options.score_reference:
+            score_reference(recipe, Root(options.data), options.shard)
         else:
             train(recipe, Root(options.data), options.out)
     except Stopped as stopped:

@@ -3,6 +3,7 @@
 A file is known by all that decides its numbers but the rows: the weights, the tokenizer, the chat
 template, the preprocessing, the layout, attention, dtype and precision. A row in it is known by its
 content. So a cache is never taken for another's, and a grown dataset costs its new rows only.
+Processes that share the scoring out write a file each beside it, and all are read as one.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ SCHEMA = pa.schema(
     ]
 )
 Key = tuple[str, str, str]  # row digest, image slot, response
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` processes that each score a share of the rows; `index` counts from 1."""
+
+    index: int
+    count: int
+
+    def of(self, rows: list[Any]) -> list[Any]:
+        return rows[self.index - 1 :: self.count]
+
+    def path(self, cache: str) -> str:
+        return f"{cache.removesuffix('.parquet')}.{self.index}-of-{self.count}.parquet"
 
 
 @dataclass
@@ -111,8 +126,12 @@ def open_cache(
     processes: Processes,
     device: torch.device,
     say: Callable[[str], None],
+    shard: Shard | None = None,
 ) -> Cached:
-    """The cache, with the rows it lacks scored by `score` first, shared out over the processes."""
+    """The cache, with the rows it lacks scored by `score` first, shared out over the processes.
+
+    shard: the rows are one process's share, and what is scored goes to a file of its own.
+    """
     names = [row_digest(row) for row in rows.rows]
     known = read(root, path)
     missing = [
@@ -122,7 +141,8 @@ def open_cache(
     ]
     if missing:
         say(f"scoring {len(missing)} of {len(names)} rows for the reference's cache")
-        known |= dict(processes.gather(_score(rows, names, missing, score, budget, processes)))
+        fresh = dict(processes.gather(_score(rows, names, missing, score, budget, processes)))
+        known |= fresh
         bad = sum(not math.isfinite(value) for value in known.values())
         if bad:
             raise TrainingError(
@@ -130,7 +150,11 @@ def open_cache(
                 "cached. Look at the model and model.precision."
             )
         if processes.is_main:
-            write(root, path, known)
+            if shard is None:
+                write(root, path, known)
+            else:
+                own = shard.path(path)
+                write(root, own, read_file(root, own) | fresh)
         processes.wait()
     values = {
         row.row_id: {which: known[name, *which] for which in combinations}
@@ -157,6 +181,17 @@ def _score(
 
 
 def read(root: Root, path: str) -> dict[Key, float]:
+    """The cache at `path` and the files of shards beside it."""
+    folder, name = path.rsplit("/", 1)
+    start = f"{folder}/{name.removesuffix('parquet')}"
+    known: dict[Key, float] = {}
+    for file in root.list(folder, ".parquet"):
+        if file.startswith(start):
+            known |= read_file(root, file)
+    return known
+
+
+def read_file(root: Root, path: str) -> dict[Key, float]:
     if not root.exists(path):
         return {}
     table = pq.read_table(io.BytesIO(root.read_bytes(path)))

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from config.errors import RecipeError, TrainingError
 from storage.root import Root
 from train.batches import steps_per_epoch
-from train.cache import key_of, open_cache, path_of
+from train.cache import Shard, key_of, open_cache, path_of
 from train.checkpoint import Checkpoints
 from train.data import Rows, survey
 from train.encode import EncodedRow, Encoder
@@ -69,12 +69,15 @@ class Run:
         }
 
 
-def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    """Gradients are reduced at the last forward of a step, which the loop says itself."""
+def make_accelerator(recipe: Recipe, out: Path | None) -> Accelerator:
+    """Gradients are reduced at the last forward of a step, which the loop says itself.
+
+    out: where trackers write; None for a run that tracks nothing.
+    """
     accelerator = Accelerator(
         mixed_precision=recipe.model.precision,
-        log_with=list(recipe.trackers) or None,
-        project_dir=str(out / "logs"),
+        log_with=list(recipe.trackers) or None if out else None,
+        project_dir=str(out / "logs") if out else None,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -85,14 +88,18 @@ def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
 
 
 def open_rows(
-    recipe: Recipe, root: Root, processor: Any, processes: Processes
+    recipe: Recipe, root: Root, processor: Any, processes: Processes, shard: Shard | None = None
 ) -> tuple[Dataset, Rows]:
-    """The dataset's rows that this run trains on. Raises StorageError, TrainingError if none is."""
+    """The dataset's rows that this run trains on, or a shard of them.
+
+    Raises StorageError, TrainingError if there is none.
+    """
     combinations = recipe.objective.loss.combinations
     dataset = read_dataset(root, combinations, recipe.data.split, recipe.data.digest)
     encoder = Encoder(processor, combinations, root.read_bytes, recipe.data.max_tokens)
-    rows = survey(encoder, dataset.rows, recipe.batch.layout, processes)
-    if not rows.rows:
+    own = dataset.rows if shard is None else shard.of(dataset.rows)
+    rows = survey(encoder, own, recipe.batch.layout, processes)
+    if not rows.rows and shard is None:
         raise TrainingError(
             f"no row of dataset {dataset.digest} can be trained on; refused: "
             f"{dict(rows.refused)}. {' '.join(rows.examples.values())}"
@@ -139,6 +146,7 @@ def open_reference(
     policy: Scorer,
     accelerator: Accelerator,
     say: Callable[[str], None],
+    shard: Shard | None = None,
 ) -> ReferenceFn:
     """See train/reference.py. Must come before a checkpoint's weights are put into the policy."""
     if recipe.reference.kind == "none":
@@ -157,7 +165,7 @@ def open_reference(
 
     cached = open_cache(
         root, path, rows, recipe.objective.loss.combinations, score, recipe.batch.tokens,
-        processes, accelerator.device, say,
+        processes, accelerator.device, say, shard,
     )  # fmt: skip
     if other:  # the policy cannot vouch for it at step 0
         sample = [rows[number] for number in range(min(recipe.guards.rows, len(rows.rows)))]

@@ -16,8 +16,10 @@ from accelerate.state import AcceleratorState
 
 from config.errors import RecipeError, TrainingError
 from train import cache, loop
+from train.__main__ import arguments
 from train.loop import train
 from train.objectives import get
+from train.score import score_reference
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loop_helpers import (
@@ -209,3 +211,51 @@ def test_a_reference_that_is_not_the_policy_stops_at_step_0(model, root, tmp_pat
     with pytest.raises(TrainingError, match=r"at step 0 .* row row-\d.*stale cache"):
         train(recipe(model), root, tmp_path / "other")
     assert not (tmp_path / "other" / "checkpoints").exists()
+
+
+def scored(root):
+    (folder,) = root.list("references")
+    [name] = {path.rsplit("/", 1)[-1].partition(".")[0] for path in root.list(folder)}
+    return cache.read(root, f"{folder}/{name}.parquet")
+
+
+def test_shards_of_the_reference_are_the_cache_that_training_makes(model, tmp_path, monkeypatch):
+    made = recipe(model, trained=LORA, optimiser={"max_steps": 1})
+    whole, parted = write_dataset(tmp_path / "whole"), write_dataset(tmp_path / "parted")
+    train(made, whole, tmp_path / "one")
+    for index in (1, 2, 3):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        score_reference(made, parted, cache.Shard(index, 3))
+    assert len(parted.walk("references")) == 3
+    found, expected = scored(parted), scored(whole)
+    assert found.keys() == expected.keys()
+    assert [found[key] for key in expected] == pytest.approx(list(expected.values()), abs=1e-5)
+
+    def scored_again(*_):
+        raise AssertionError("a row was scored again")
+
+    monkeypatch.setattr(cache, "_score", scored_again)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(made, parted, tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+def test_a_shard_without_rows_and_a_reference_in_memory_score_nothing(model, root, capsys):
+    score_reference(recipe(model), root, cache.Shard(11, 11))
+    assert "no rows" in capsys.readouterr().err
+    score_reference(recipe(model, trained=LORA, reference={"kind": "adapter-off"}), root)
+    assert "nothing to score" in capsys.readouterr().err
+    assert root.walk("references") == set()
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_a_shard_that_is_none_is_refused(shard, capsys):
+    with pytest.raises(SystemExit):
+        arguments(["small", "--data", "set", "--score-reference", "--shard", shard])
+    assert "expected I/N" in capsys.readouterr().err
+
+
+def test_training_takes_no_shard(capsys):
+    with pytest.raises(SystemExit):
+        arguments(["small", "--data", "set", "--out", "out", "--shard", "1/2"])
+    assert "training takes all rows" in capsys.readouterr().err
