@@ -249,9 +249,11 @@ class Root:
             yield str(folder)[len(self.path) + 1 :], list(files)
 
     def age_s(self, relative: str) -> float:
-        """Seconds since a file was written. Raises StorageError where that cannot be told."""
+        """Seconds since a file was written. Raises as `read_bytes` does."""
         try:
             return time.time() - float(self.fs.modified(self.full(relative)).timestamp())
+        except FileNotFoundError as error:
+            raise FileMissing(f"{self.url_of(relative)} is not there") from error
         except (*_faults(), NotImplementedError) as error:
             raise StorageError(
                 f"cannot tell the age of {self.url_of(relative)}: {error}"

@@ -92,6 +92,26 @@ def test_killed_at_any_change_no_row_is_lost_or_doubled_and_the_next_goes_on(roo
     assert not root.exists(f"tables/captions/r/{parts.MERGING}")
 
 
+def test_a_renaming_by_copy_that_was_cut_short_doubles_nothing(root, monkeypatch):
+    """An object store renames by copying and deleting: both may be there."""
+    for number in range(3):
+        write(root, [f"k{number}"])
+    before = rows_seen(root)
+
+    def copied(self, relative, to):
+        self.write_bytes(to, self.read_bytes(relative))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Root, "move", copied)
+        with pytest.raises(KeyboardInterrupt):
+            merging.merge_small(root, "captions", "r", few=2)
+    assert rows_seen(root) == before
+    assert merging.finish(root) == 1
+    assert rows_seen(root) == before
+    assert len(parts.paths(root, "captions", "r")) == 1
+
+
 sizes = st.lists(st.lists(st.integers(0, 20), max_size=12), max_size=12)
 
 
