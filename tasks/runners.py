@@ -157,7 +157,12 @@ def ray_cluster(runner: Runner, gpus: bool) -> Iterator[Cluster]:
     except ImportError as error:
         raise _missing("ray") from error
     own = {} if runner.address else {"include_dashboard": False, "_node_ip_address": LOOPBACK}
-    ray.init(address=runner.address or "local", log_to_driver=False, logging_level="ERROR", **own)
+    try:
+        ray.init(
+            address=runner.address or "local", log_to_driver=False, logging_level="ERROR", **own
+        )
+    except OSError as error:
+        raise _unreachable(runner, error) from error
     try:
         yield RayCluster(ray, gpus)
     finally:
@@ -206,8 +211,18 @@ def dask_cluster(runner: Runner) -> Iterator[Cluster]:
                     dashboard_address=None,
                 )
             )
-        client = Client(address, set_as_default=False)
+        try:
+            client = Client(address, set_as_default=False)
+        except OSError as error:
+            raise _unreachable(runner, error) from error
         yield DaskCluster(stack.enter_context(contextlib.closing(client)))
+
+
+def _unreachable(runner: Runner, error: OSError) -> RecipeError:
+    return RecipeError(
+        f"no {runner.kind} cluster at {runner.address or 'this machine'}: {error}. Start one or mend "
+        "VISPREF_RUNNER__ADDRESS; a Ray cluster with tokens needs RAY_AUTH_MODE=token here as well."
+    )
 
 
 def _missing(extra: str) -> RecipeError:
