@@ -14,11 +14,12 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.transactions import BaseTransaction
 
 from config.errors import RecipeError
 from config.settings import Runner, Settings
@@ -101,8 +102,7 @@ def as_tasks(
     waiting: set[Future[Receipt]] = set()
     try:
         for number, job in enumerate(jobs, 1):
-            # A context of its own: in it Prefect knows the run to which the task belongs.
-            waiting.add(pool.submit(copy_context().run, one_job, number, job))
+            waiting.add(pool.submit(_context().run, one_job, number, job))
             if len(waiting) >= at_once:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from [future.result() for future in done]
@@ -113,6 +113,17 @@ def as_tasks(
         deliberate.stopped = True  # what is dropped is not tried again
         cluster.drop()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> Context:
+    """A thread's own context, by which Prefect knows the run that a task belongs to.
+
+    Without the transaction of the stage's task: that is an asynchronous one, which a thread's task
+    that fails could not roll back. Nothing is cached, so there is nothing to roll back.
+    """
+    context = copy_context()
+    context.run(BaseTransaction.__var__.set, None)
+    return context
 
 
 def cluster_of(settings: Settings) -> contextlib.AbstractContextManager[Cluster]:
@@ -157,7 +168,12 @@ def ray_cluster(runner: Runner, gpus: bool) -> Iterator[Cluster]:
     except ImportError as error:
         raise _missing("ray") from error
     own = {} if runner.address else {"include_dashboard": False, "_node_ip_address": LOOPBACK}
-    ray.init(address=runner.address or "local", log_to_driver=False, logging_level="ERROR", **own)
+    try:
+        ray.init(
+            address=runner.address or "local", log_to_driver=False, logging_level="ERROR", **own
+        )
+    except OSError as error:
+        raise _unreachable(runner, error) from error
     try:
         yield RayCluster(ray, gpus)
     finally:
@@ -203,11 +219,21 @@ def dask_cluster(runner: Runner) -> Iterator[Cluster]:
                     n_workers=os.cpu_count(),
                     threads_per_worker=1,
                     host=LOOPBACK,
-                    dashboard_address=None,
+                    dashboard_address=f"{LOOPBACK}:0",
                 )
             )
-        client = Client(address, set_as_default=False)
+        try:
+            client = Client(address, set_as_default=False)
+        except OSError as error:
+            raise _unreachable(runner, error) from error
         yield DaskCluster(stack.enter_context(contextlib.closing(client)))
+
+
+def _unreachable(runner: Runner, error: OSError) -> RecipeError:
+    return RecipeError(
+        f"no {runner.kind} cluster at {runner.address or 'this machine'}: {error}. Start one or mend "
+        "VISPREF_RUNNER__ADDRESS; a Ray cluster with tokens needs RAY_AUTH_MODE=token here as well."
+    )
 
 
 def _missing(extra: str) -> RecipeError:
