@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -25,6 +26,7 @@ from tests.topology.postgres import USER, postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RUNS = itertools.count()
+IN_FLIGHT = 4
 SILENT_S = 400  # two minutes of silence and the server's own pace
 
 
@@ -37,7 +39,7 @@ class Topology:
         environment = Machine(folder).environment
         for role in ("CAPTIONER", "REFERENCE", "CLAIMS"):
             environment[f"VISPREF_{role}__BASE_URL"] = models.base_url
-            environment[f"VISPREF_{role}__CONCURRENCY"] = "4"
+            environment[f"VISPREF_{role}__CONCURRENCY"] = str(IN_FLIGHT)
         environment |= {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
@@ -100,6 +102,14 @@ class Topology:
     def state(self, run):
         return self.ask(lambda client: client.read_flow_run(run)).state
 
+    def running_on(self, runs):
+        """The worker processes that run them, or None while not all of them run."""
+        found = [self.ask(lambda client, run=run: client.read_flow_run(run)) for run in runs]
+        if not all(one.state.is_running() for one in found):
+            return None
+        processes = [psutil.Process(int(one.infrastructure_pid.split(":")[-1])) for one in found]
+        return [process.ppid() for process in processes]
+
 
 @pytest.fixture(scope="module")
 def topology(world, tmp_path_factory):
@@ -122,20 +132,32 @@ def topology(world, tmp_path_factory):
 
 
 @pytest.fixture
-def run(topology, world, make_recipe, tmp_path):
+def begin_build(topology, world, make_recipe, tmp_path):
+    """begin_build() -> (the id of a run, its root)."""
+
+    def begin():
+        # Requests of its own: the workers' response cache must not answer them.
+        number = next(RUNS)
+        recipe = make_recipe(resample={"temperature": 0.5 + number / 100})
+        root = tmp_path / f"set-{number}"
+        begun = topology.begin({
+            "root": str(root),
+            "recipe": recipe.model_dump(mode="json"),
+            "source": {"location": str(world / "prompts.jsonl")},
+            "train_after": {"start": False},
+        })  # fmt: skip
+        return begun, Root(root)
+
+    return begin
+
+
+@pytest.fixture
+def run(topology, begin_build):
     """A run that has some of its calls behind it and more before it: (its id, its root)."""
     before = topology.models.stats()["calls"]
-    # Requests of its own: the workers' response cache must not answer them.
-    recipe = make_recipe(resample={"temperature": 0.5 + next(RUNS) / 100})
-    root = tmp_path / "set"
-    begun = topology.begin({
-        "root": str(root),
-        "recipe": recipe.model_dump(mode="json"),
-        "source": {"location": str(world / "prompts.jsonl")},
-        "train_after": {"start": False},
-    })  # fmt: skip
+    begun = begin_build()
     until(lambda: topology.models.stats()["calls"] - before >= 20, "calls are made")
-    return begun, Root(root)
+    return begun
 
 
 def rows(root):
@@ -145,6 +167,26 @@ def rows(root):
         "(SELECT count(*) FROM rows) AS rows FROM decisions",
     ).to_pylist()
     return found
+
+
+def test_the_runs_of_two_workers_keep_to_an_endpoint_s_limit_together(topology, begin_build):
+    topology.kill("worker-cpu")
+    for number in (1, 2):  # each takes one run, so both take part
+        one = topology.workers["worker-cpu"]
+        place = one.command.index("--name") + 1
+        command = (*one.command[:place], f"limited-{number}", *one.command[place + 1 :])
+        limited = (*command, "--limit", "1")
+        topology.start(replace(one, name=f"limited-{number}", command=limited))
+    begun = [begin_build()[0] for _ in range(2)]
+    found = until(lambda: topology.running_on(begun), "both run at once", SILENT_S)
+    assert len(set(found)) == 2, "one worker has taken both"
+    until(lambda: all(topology.state(one).is_final() for one in begun), "both end", SILENT_S)
+    assert all(topology.state(one).is_completed() for one in begun)
+    served = topology.models.stats()
+    assert served["most_in_flight"] == IN_FLIGHT  # the limit of either, not of each
+    for number in (1, 2):
+        topology.kill(f"limited-{number}")
+    topology.start(topology.workers["worker-cpu"])
 
 
 def test_a_server_killed_in_the_middle_costs_nothing(topology, run):
@@ -181,7 +223,7 @@ def test_a_worker_killed_with_its_run_is_noticed_and_retry_goes_on(topology, run
     served = topology.models.stats()
     # Only what was on the wire when the process died was asked a second time.
     twice = served["calls"] - served["distinct"]
-    assert twice <= 4 * 3
+    assert twice <= IN_FLIGHT * 3
     assert served["calls"] > in_flight["calls"]
 
 
