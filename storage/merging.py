@@ -83,7 +83,7 @@ def merge_small(
         for group in _groups(small, part_rows, part_bytes):
             try:
                 data = _merged(root, group)
-            except (pa.ArrowException, StorageError):  # `verify` says which of them it is
+            except (*parts.DAMAGE, StorageError):  # `verify` says which of them it is
                 unreadable += 1
                 continue
             _replace(root, parts.directory(table, recipe), group, data)
@@ -96,7 +96,7 @@ def _footer(root: Root, path: str) -> Part | None:
     try:
         with root.reading(path) as file:
             footer = pq.read_metadata(file)
-    except (pa.ArrowException, StorageError):
+    except (*parts.DAMAGE, StorageError):
         return None
     size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
     schema = footer.schema.to_arrow_schema().remove_metadata().serialize().to_pybytes()
@@ -136,7 +136,7 @@ def _merged(root: Root, group: list[Part]) -> bytes:
     """The rows of all parts in one file, row group by row group."""
     buffer = io.BytesIO()
     schema = pa.ipc.read_schema(pa.py_buffer(group[0].schema))
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         waiting: list[pa.Table] = []
         for part in group:
             for read in _row_groups(root, part):
@@ -151,7 +151,7 @@ def _merged(root: Root, group: list[Part]) -> bytes:
 
 def _row_groups(root: Root, part: Part) -> Iterator[pa.Table]:
     with root.reading(part.path) as file:
-        found = pq.ParquetFile(file)
+        found = pq.ParquetFile(file, page_checksum_verification=True)
         for number in range(found.num_row_groups):
             yield found.read_row_group(number).replace_schema_metadata(None)
 
