@@ -163,11 +163,15 @@ class RayCluster:
 def ray_cluster(runner: Runner, gpus: bool) -> Iterator[Cluster]:
     """The cluster at the address; without one, one of this machine's cores on loopback."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if runner.address is None:
+        # Ray's word for a cluster of one machine: its servers listen on loopback alone. It is
+        # read when Ray is imported.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as error:
         raise _missing("ray") from error
-    own = {} if runner.address else {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+    own = {} if runner.address else {"include_dashboard": False}
     try:
         ray.init(
             address=runner.address or "local", log_to_driver=False, logging_level="ERROR", **own

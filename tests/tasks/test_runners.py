@@ -32,7 +32,7 @@ STRATEGIES = {"nearest": {}, "blind": THRESHOLDS}
 TABLES = ("embeddings", "scans", "pairs", "neighbours", "blind_pairs", "failures")
 DIFFER = ("run_id", "failed_at")  # of one run from another's
 PATIENCE_S = 120
-HOST = "127.0.0.2"  # Ray takes 127.0.0.1 in an address for the machine's outer one
+HOST = "127.0.0.1"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,6 +59,7 @@ def ray_token():
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on loopback alone
         yield
 
 
@@ -237,6 +238,44 @@ def test_without_an_address_a_cluster_of_this_machine_is_started_and_ended(make,
     }:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+LISTENING = """
+import json, psutil, sys
+from config.settings import Settings
+from tasks.runners import cluster_of
+
+def main():
+    with cluster_of(Settings(runner={"kind": sys.argv[1]})):
+        found = set()
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == "LISTEN":
+                    found.add(connection.laddr.ip)
+        print("LISTENING", json.dumps(sorted(found)))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow  # a cluster of its own
+@pytest.mark.parametrize("kind", ["ray", "dask"])
+def test_a_cluster_of_this_machine_listens_on_loopback_alone(kind, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    program = tmp_path / "listening.py"
+    program.write_text(LISTENING)
+    found = subprocess.run(
+        [sys.executable, str(program), kind],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    [told] = [line for line in found.stdout.splitlines() if line.startswith("LISTENING ")]
+    addresses = json.loads(told.removeprefix("LISTENING "))
+    assert addresses
+    assert {address.removeprefix("::ffff:") for address in addresses} == {HOST}
 
 
 class Threads:
