@@ -22,13 +22,13 @@ COPY pyproject.toml .
 
 FROM installer AS cpu-installed
 RUN uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt \
-    -r pyproject.toml --extra cpu --extra train --extra s3
+    -r pyproject.toml --extra cpu --extra train --extra plots --extra s3
 COPY . .
 RUN uv pip install --no-cache --python /opt/venv/bin/python --no-deps -e .
 
 FROM installer AS gpu-installed
 RUN uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt \
-    -r pyproject.toml --extra gpu --extra train --extra s3
+    -r pyproject.toml --extra gpu --extra train --extra plots --extra s3
 COPY . .
 RUN uv pip install --no-cache --python /opt/venv/bin/python --no-deps -e .
 

@@ -103,7 +103,7 @@ def _failure(answers: list[ChatAnswer], problem: str) -> RowError:
     elif last.finish_reason in DECLINED or looks_like_refusal(last.text):
         kind = RefusedAnswer
     return kind(
-        f"asked {len(answers)} times: {problem}",
+        f"asked {'once' if len(answers) == 1 else f'{len(answers)} times'}: {problem}",
         raw_text=last.text,
         attempts=len(answers),
         spent=spent_on(answers),

@@ -13,6 +13,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,11 @@ class Batch:
     stage: str
     path: str
     row_group: int
+
+    @property
+    def name(self) -> str:
+        """How a person counts it: work file, then batch in it, from 1."""
+        return f"{int(PurePosixPath(self.path).stem) + 1}.{self.row_group + 1}"
 
 
 @dataclass(frozen=True)

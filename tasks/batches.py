@@ -56,7 +56,7 @@ def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
 
         @task(
             name=stage,
-            task_run_name=f"{stage} {{path}} {{row_group}}",
+            task_run_name=f"{stage} {{name}}",
             # No tags: a tag makes Prefect ask its server for a concurrency slot before each run,
             # and that call blocks the loop on which every request is under way.
             retries=RETRIES,
@@ -65,12 +65,12 @@ def call_batches(stage: str) -> Callable[[RunBatch], RunBatch]:
             cache_policy=NO_CACHE,
             persist_result=False,
         )
-        async def batch_of_calls(path: str, row_group: int) -> dict[str, Any]:
+        async def batch_of_calls(name: str, path: str, row_group: int) -> dict[str, Any]:
             with deliberate.watching():
                 return await run(Batch(stage, path, row_group))
 
         async def run_as_task(batch: Batch) -> dict[str, Any]:
-            return await batch_of_calls(batch.path, batch.row_group)
+            return await batch_of_calls(batch.name, batch.path, batch.row_group)
 
         return run_as_task
 

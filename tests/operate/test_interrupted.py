@@ -4,7 +4,6 @@ import os
 import signal
 
 import duckdb
-import psutil
 import pytest
 
 from miniature.annotations import load_annotations
@@ -94,9 +93,14 @@ def test_a_killed_run_is_crashed_at_once_and_retry_loses_what_was_on_the_wire_al
     [process] = [p for p in machine.processes() if "prefect.engine" in " ".join(p.cmdline())]
     os.kill(process.pid, signal.SIGKILL)
     assert ui.ended(run)["state_type"] == "CRASHED"
-    psutil.wait_procs([process], timeout=30)
-    ui.retry(run)
-    until(lambda: ui.get(f"/flow_runs/{run}")["state_type"] == "COMPLETED", "it completes", 240)
+
+    def completed():
+        state = ui.get(f"/flow_runs/{run}")["state_type"]
+        if state == "CRASHED":  # the worker reports it twice, and may undo a quick Retry
+            ui.retry(run)
+        return state == "COMPLETED"
+
+    until(completed, "it completes", 240)
     after = server.stats()
     twice = (after["calls"] - before["calls"]) - (after["distinct"] - before["distinct"])
     assert 0 <= twice <= IN_FLIGHT

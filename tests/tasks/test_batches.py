@@ -32,7 +32,7 @@ async def test_an_error_that_may_pass_is_tried_again():
 
     from stages.pending import Batch
 
-    batch = Batch("caption", "work/x.parquet", 4)
+    batch = Batch("caption", "work/000000.parquet", 4)
     assert await call_batches("caption")(run)(batch) == {"rows": 1}
     assert tries == [batch] * 3
 
@@ -69,7 +69,7 @@ async def test_each_shard_of_a_large_stage_is_a_subflow_with_its_batches():
 
             async def part(number=number):
                 runs[number] = flow_run.id
-                await batches(Batch("rewrite", "work/x.parquet", number))
+                await batches(Batch("rewrite", "work/000000.parquet", number))
 
             await shards(number, 2, part)
 
