@@ -151,7 +151,8 @@ def test_a_flipped_bit_in_a_table_is_found_and_not_merged(built):
     path = Path(root.full(paths[0]))
     texts = pq.read_metadata(path).row_group(0).column(TABLES["answers"].names.index("text"))
     data = bytearray(path.read_bytes())
-    data[texts.data_page_offset + texts.total_compressed_size // 2] ^= 1
+    start = texts.dictionary_page_offset or texts.data_page_offset
+    data[start + texts.total_compressed_size - 1] ^= 1  # the end of the column's last page
     path.write_bytes(bytes(data))
     assert kinds(check(root, settings)) == [("unreadable part", paths[0])]
     (line,) = [line for line in tidied(root)["tables"] if line["table"] == "answers"]

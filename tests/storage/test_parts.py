@@ -60,7 +60,9 @@ def test_a_part_with_a_flipped_bit_is_not_merged(root):
     sound = root.read_bytes(first)
     place = TABLES["captions"].names.index("text")
     texts = pq.read_metadata(io.BytesIO(sound)).row_group(0).column(place)
-    damaged = flipped(sound, 8 * (texts.data_page_offset + texts.total_compressed_size // 2))
+    start = texts.dictionary_page_offset or texts.data_page_offset
+    last = start + texts.total_compressed_size - 1  # the end of the column's last page
+    damaged = flipped(sound, 8 * last)
     root.write_bytes(first, damaged)
     found = merging.merge_small(root, "captions", "r")
     assert found.unreadable == 1
