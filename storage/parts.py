@@ -4,7 +4,8 @@ Small parts are merged now and then (`storage/merging.py`). From the moment a me
 it is in place, `merging.json` stands beside the parts, and whoever reads by this module sees the
 merged part and not those it replaces.
 
-Every page has a checksum: Parquet itself would read a flipped bit as another text.
+Every page has a checksum. Who reads by this module, merges or verifies looks at it, and so reads no
+flipped bit as another text; DuckDB does not look.
 """
 
 from __future__ import annotations
