@@ -6,8 +6,9 @@
 3. The merged part is renamed, those it replaces are removed, and `merging.json` last.
 
 What a kill leaves of 1 is swept; of 3, the next run or merge puts in place (`finish`). Called under
-the root's lock. A client that reads the files by a pattern of its own, as those of `catalog.duckdb`
-do, may see rows twice during 3, or find a part gone that it was about to open: it asks again.
+the root's lock. A reader that listed the files before 2, or a client that reads by a pattern of its
+own, as those of `catalog.duckdb` do, may find a part gone that it was about to open, or, rarely, see
+rows twice during 3: it asks again.
 """
 
 from __future__ import annotations
