@@ -113,12 +113,12 @@ def _check_part(root: Root, path: str, table: str, report: Report) -> int:
     do = DELETE.get(table, PENDING)
     try:
         with root.reading(path) as opened:
-            file = pq.ParquetFile(opened)
+            file = pq.ParquetFile(opened, page_checksum_verification=True)
             rows = sum(file.read_row_group(i).num_rows for i in range(file.num_row_groups))
             schema = file.schema_arrow.remove_metadata()
     except FileMissing:
         return 0  # merged or mended since it was listed
-    except (pa.ArrowException, StorageError) as error:
+    except (*parts.DAMAGE, StorageError) as error:
         report.add("unreadable part", path, told(error), do)
         return 0
     if not _fits(schema, table):
@@ -189,10 +189,10 @@ def _check_dataset(root: Root, folder: str, report: Report) -> None:
             return
         named, kept = manifest["dataset"], manifest["kept"]
         files = [(f["path"], f["rows"], f["sha256"]) for f in manifest["files"]]
-    except (StorageError, KeyError, TypeError) as error:
+        written = sum(rows for name, rows, _ in files if name.startswith("preferences/"))
+    except (StorageError, KeyError, TypeError, AttributeError) as error:
         report.add("damaged manifest", path, f"{type(error).__name__}: {told(error)}", MANIFEST)
         return
-    written = sum(rows for name, rows, _ in files if name.startswith("preferences/"))
     if (named, kept) != (folder.rsplit("/", 1)[-1], written):
         found = f"it is for dataset {named} with {kept} rows; its files have {written}"
         report.add("damaged manifest", path, found, MANIFEST)
@@ -208,7 +208,7 @@ def _dataset_fault(root: Root, path: str, rows: int, sha256: str) -> str | None:
         digest = root.sha256(path)
         with root.reading(path) as opened:
             footer = pq.read_metadata(opened)
-    except (pa.ArrowException, StorageError) as error:
+    except (*parts.DAMAGE, StorageError) as error:
         return told(error)
     schema = PREFERENCES if "/preferences/" in path else DECISIONS
     if digest != sha256:

@@ -6,8 +6,9 @@
 3. The merged part is renamed, those it replaces are removed, and `merging.json` last.
 
 What a kill leaves of 1 is swept; of 3, the next run or merge puts in place (`finish`). Called under
-the root's lock. A client that reads the files by a pattern of its own, as those of `catalog.duckdb`
-do, may see rows twice during 3, or find a part gone that it was about to open: it asks again.
+the root's lock. A reader that listed the files before 2, or a client that reads by a pattern of its
+own, as those of `catalog.duckdb` do, may find a part gone that it was about to open, or, rarely, see
+rows twice during 3: it asks again.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def merge_small(
         for group in _groups(small, part_rows, part_bytes):
             try:
                 data = _merged(root, group)
-            except (pa.ArrowException, StorageError):  # `verify` says which of them it is
+            except (*parts.DAMAGE, StorageError):  # `verify` says which of them it is
                 unreadable += 1
                 continue
             _replace(root, parts.directory(table, recipe), group, data)
@@ -96,7 +97,7 @@ def _footer(root: Root, path: str) -> Part | None:
     try:
         with root.reading(path) as file:
             footer = pq.read_metadata(file)
-    except (pa.ArrowException, StorageError):
+    except (*parts.DAMAGE, StorageError):
         return None
     size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
     schema = footer.schema.to_arrow_schema().remove_metadata().serialize().to_pybytes()
@@ -136,7 +137,7 @@ def _merged(root: Root, group: list[Part]) -> bytes:
     """The rows of all parts in one file, row group by row group."""
     buffer = io.BytesIO()
     schema = pa.ipc.read_schema(pa.py_buffer(group[0].schema))
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         waiting: list[pa.Table] = []
         for part in group:
             for read in _row_groups(root, part):
@@ -151,7 +152,7 @@ def _merged(root: Root, group: list[Part]) -> bytes:
 
 def _row_groups(root: Root, part: Part) -> Iterator[pa.Table]:
     with root.reading(part.path) as file:
-        found = pq.ParquetFile(file)
+        found = pq.ParquetFile(file, page_checksum_verification=True)
         for number in range(found.num_row_groups):
             yield found.read_row_group(number).replace_schema_metadata(None)
 

@@ -208,7 +208,7 @@ class Root:
             raise StorageError(f"cannot read {self.url_of(relative)}: {error}") from error
         try:
             return json.loads(data)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"{self.url_of(relative)} is not JSON: {error}") from error
 
     def write_json(self, relative: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -25,6 +26,7 @@ from config.errors import RecipeError
 from config.settings import Runner, Settings
 from stages.jobs import Compute, Job, Receipt, answered, here, receipt_of, run_job
 from tasks.batches import RETRIES, RETRY_DELAY_S, Deliberate
+from tasks.gpus import NO_GPU, visible_gpus
 
 LOOPBACK = "127.0.0.1"
 
@@ -127,9 +129,8 @@ def _context() -> Context:
 
 
 def cluster_of(settings: Settings) -> contextlib.AbstractContextManager[Cluster]:
-    if settings.runner.kind == "ray":
-        return ray_cluster(settings.runner, settings.embedding.device != "cpu")
-    return dask_cluster(settings.runner)
+    gpus = settings.embedding.device != "cpu"
+    return (ray_cluster if settings.runner.kind == "ray" else dask_cluster)(settings.runner, gpus)
 
 
 class RayCluster:
@@ -209,28 +210,46 @@ class DaskCluster:
 
 
 @contextlib.contextmanager
-def dask_cluster(runner: Runner) -> Iterator[Cluster]:
-    """The cluster at the address; without one, a process for each of this machine's cores."""
+def dask_cluster(runner: Runner, gpus: bool) -> Iterator[Cluster]:
+    """The cluster at the address; without one, a process for each of this machine's GPUs or cores."""
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise _missing("dask") from error
     with contextlib.ExitStack() as stack:
         address: Any = runner.address
         if address is None:
-            address = stack.enter_context(
-                LocalCluster(
-                    n_workers=os.cpu_count(),
-                    threads_per_worker=1,
-                    host=LOOPBACK,
-                    dashboard_address=f"{LOOPBACK}:0",
-                )
-            )
+            address = stack.enter_context(_local_dask(visible_gpus() if gpus else (NO_GPU,)))
         try:
             client = Client(address, set_as_default=False)
         except OSError as error:
             raise _unreachable(runner, error) from error
         yield DaskCluster(stack.enter_context(contextlib.closing(client)))
+
+
+def _local_dask(gpus: tuple[str, ...]) -> Any:
+    """Dask knows nothing of GPUs: each has one worker, which sees no other."""
+    from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
+
+    dashboard = f"{LOOPBACK}:0"
+    if gpus == (NO_GPU,):
+        return LocalCluster(
+            n_workers=os.cpu_count(),
+            threads_per_worker=1,
+            host=LOOPBACK,
+            dashboard_address=dashboard,
+        )
+    place = {"host": LOOPBACK, "dashboard_address": dashboard}
+    # Without a limit of memory: Dask would take one core's share for that of a GPU.
+    worker = {**place, "nthreads": 1, "memory_limit": 0}
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": place},
+        workers={
+            gpu: {"cls": Nanny, "options": {**worker, "env": {"CUDA_VISIBLE_DEVICES": gpu}}}
+            for gpu in gpus
+        },
+        silence_logs=logging.WARNING,
+    )
 
 
 def _unreachable(runner: Runner, error: OSError) -> RecipeError:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from sources.spec import InputSpec
@@ -14,6 +15,7 @@ from stages.maintain import check, error_of, tidy
 from storage import parts
 from storage.catalog import query
 from storage.root import Root
+from storage.schemas import TABLES
 
 REPOSITORY = Path(__file__).parents[2]
 VIEWS = ("inputs", "images", "scans", "neighbours", "captions", "answers", "extractions",
@@ -127,6 +129,8 @@ def test_every_damage_is_found_and_told_with_what_to_do(built):
             lambda m: {**m, "files": [{**f, "path": "../" + f["path"]} for f in m["files"]]},
             "damaged dataset file",
         ),
+        (lambda m: {**m, "files": [{**f, "path": 5} for f in m["files"]]}, "damaged manifest"),
+        (lambda m: {**m, "files": [{**f, "rows": "x"} for f in m["files"]]}, "damaged manifest"),
     ],
 )
 def test_a_changed_manifest_is_found(built, change, kind):
@@ -134,8 +138,26 @@ def test_a_changed_manifest_is_found(built, change, kind):
     (path,) = Path(root.path).glob("datasets/*/manifest.json")
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     assert kind in {fault["kind"] for fault in check(root, settings)["listed"]}
-    path.write_text("{")
-    assert kinds(check(root, settings)) == [("damaged manifest", os.path.relpath(path, root.path))]
+    for torn in (b"{", b"\xff{}"):
+        path.write_bytes(torn)
+        found = kinds(check(root, settings))
+        assert found == [("damaged manifest", os.path.relpath(path, root.path))]
+
+
+def test_a_flipped_bit_in_a_table_is_found_and_not_merged(built):
+    """Parquet alone would read it as another text."""
+    root, _, settings, _ = built
+    paths = parts.paths(root, "answers", *parts.recipes(root, "answers"))
+    path = Path(root.full(paths[0]))
+    texts = pq.read_metadata(path).row_group(0).column(TABLES["answers"].names.index("text"))
+    data = bytearray(path.read_bytes())
+    start = texts.dictionary_page_offset or texts.data_page_offset
+    data[start + texts.total_compressed_size - 1] ^= 1  # the end of the column's last page
+    path.write_bytes(bytes(data))
+    assert kinds(check(root, settings)) == [("unreadable part", paths[0])]
+    (line,) = [line for line in tidied(root)["tables"] if line["table"] == "answers"]
+    assert line["unreadable"] == 1
+    assert path.read_bytes() == bytes(data)
 
 
 def test_a_missing_view_and_a_damaged_cache_are_found(built, world, tmp_path):

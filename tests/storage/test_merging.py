@@ -103,7 +103,7 @@ def test_a_renaming_by_copy_that_was_cut_short_doubles_nothing(root, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Root, "move", copied)
+        patch.setattr(Root, "rename", copied)
         with pytest.raises(KeyboardInterrupt):
             merging.merge_small(root, "captions", "r", few=2)
     assert rows_seen(root) == before

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -238,6 +239,20 @@ def test_without_an_address_a_cluster_of_this_machine_is_started_and_ended(make,
     }:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+@pytest.mark.slow  # a cluster of its own
+def test_dask_on_this_machine_has_a_worker_for_each_gpu_that_may_be_used(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with runners.cluster_of(Settings(runner={"kind": "dask"})) as cluster:
+        assert cluster.slots() == 2
+        with ThreadPoolExecutor() as pool:  # at once: each worker has one thread
+            asked = ['"CUDA_VISIBLE_DEVICES"'] * 20
+            answers = pool.map(lambda text: cluster.call(os.getenv, text), asked)
+            assert {json.loads(answer)["receipt"] for answer in answers} == {"2", "3"}
+    cpu = Settings(runner={"kind": "dask"}, embedding={"device": "cpu"})
+    with runners.cluster_of(cpu) as cluster:
+        assert cluster.slots() == os.cpu_count()
 
 
 LISTENING = """
