@@ -66,11 +66,11 @@ async def build(
                 receipt = await _stages(work, spec, retry)
             except StageStopped:
                 record_end(work, "stopped")
-                write_catalog(work.root)
+                await asyncio.to_thread(write_catalog, work.root)
                 await publish_failures(work.root)
                 raise
         record_end(work, "completed")
-        write_catalog(work.root)
+        await asyncio.to_thread(write_catalog, work.root)
         await publish_failures(work.root)
         await publish_card(work.root, receipt)
     return receipt
@@ -82,13 +82,13 @@ async def _stages(work: Work, spec: InputSpec | None, retry: Retry | None) -> di
     elif work.ingest is None:
         raise InputError(f"{work.root.url} has no rows yet: name an input with --input")
     # The catalogue is made again after each stage: whoever opens it sees what there is so far.
-    write_catalog(work.root)
+    await asyncio.to_thread(write_catalog, work.root)
     async with computing(work.settings) as compute:
         await whole_stage(chain.EMBED_CLIP, lambda: embed(work, chain.EMBED_CLIP, compute))
         await whole_stage(chain.SCAN, lambda: scan.scan(work, compute))
         await whole_stage(chain.EMBED_DINO, lambda: embed(work, chain.EMBED_DINO, compute))
     await whole_stage(chain.MINE, lambda: mine.mine(work))
-    write_catalog(work.root)
+    await asyncio.to_thread(write_catalog, work.root)
     async with open_clients(work) as clients:
         for stage in CALL_STAGES:
             await run_call_stage(
@@ -100,6 +100,6 @@ async def _stages(work: Work, spec: InputSpec | None, retry: Retry | None) -> di
                 wrap=call_batches(stage.name),
                 shards=in_shards(stage.name),
             )
-            write_catalog(work.root)
+            await asyncio.to_thread(write_catalog, work.root)
     receipt: dict[str, Any] = await whole_stage(chain.ASSEMBLE, lambda: assemble.assemble(work))
     return receipt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from curation.advice import advice
 from stages.chain import CAPTION, EXTRACT, RESAMPLE, REWRITE
 from storage.catalog import query
 from storage.root import Root
+from tasks.patience import shown
 
 DEPLOYMENT = "retry-failed/retry-failed"
 SQL = (
@@ -44,12 +46,14 @@ async def publish_failures(root: Root) -> None:
     """A table of what failed and has no output since; and, where rows did, how to retry them."""
     rows = await asyncio.to_thread(failed_rows, root)
     told = f"{sum(row['rows'] for row in rows):,} rows have failed" if rows else "No row has failed"
-    await acreate_table_artifact(table=rows, key="failed-rows", description=told)
+    await shown(lambda: acreate_table_artifact(table=rows, key="failed-rows", description=told))
     again = [row for row in rows if row["stage"] in ASKED_AGAIN]
     if again:
-        page = retry_page(root.url, again, await _retry_form())
-        await acreate_markdown_artifact(
-            markdown=page, key="retry-failed", description="How to retry the failed rows"
+        page = retry_page(root.url, again, await shown(_retry_form))
+        await shown(
+            lambda: acreate_markdown_artifact(
+                markdown=page, key="retry-failed", description="How to retry the failed rows"
+            )
         )
 
 
@@ -70,13 +74,15 @@ def retry_page(root: str, rows: list[dict[str, Any]], form: str | None) -> str:
     lines += ["Rows that have an answer keep it; only these are asked again, and paid for.", ""]
     for row in rows:
         stage, kind = row["stage"], row["error class"]
-        command = f"`vispref retry --root {root} --stage {stage} --error-class {kind}`"
+        command = f"vispref retry --root {shlex.quote(root)} --stage {stage} --error-class {kind}"
+        link = "In a shell:"
         if form is not None:
             values = json.dumps({"root": root, "stage": stage, "error_class": kind})
             # The page decodes the value once more than the address bar does.
             place = f"{form}?parameters={quote(quote(values, safe=''), safe='')}"
-            command = f"[Retry these]({place}), or in a shell {command}"
+            link = f"[Retry these]({place}), or in a shell:"
         lines += [f"## {stage}: {kind}, {row['rows']:,} rows", "", row["what to do"], ""]
         # A model's words are shown as they are: in a code block nothing in them is a link.
-        lines += ["```text", row["example"].replace("`", "'"), "```", "", command, ""]
+        lines += ["```text", row["example"].replace("`", "'"), "```", ""]
+        lines += [link, "", "```sh", command, "```", ""]
     return "\n".join(lines)

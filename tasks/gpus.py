@@ -47,7 +47,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def lock_folder() -> Path:
-    """One for all users' runs of this machine's user."""
+    """One a user of the machine: trainings of different users do not see each other."""
     folder = Path(tempfile.gettempdir()) / f"vispref-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -13,6 +13,7 @@ from prefect.settings import get_current_settings
 
 from config.digest import digest
 from curation.usable import why_unusable
+from tasks.patience import shown
 
 
 async def start_training(
@@ -35,8 +36,12 @@ async def start_training(
     else:
         told, run = await _start(root, receipt["dataset"], wanted)
     get_run_logger().info(told)
-    await acreate_markdown_artifact(
-        markdown=f"# Training\n\n{told}\n", key="training-start", description="Train after data"
+    await shown(
+        lambda: acreate_markdown_artifact(
+            markdown=f"# Training\n\n{told}\n",
+            key="training-start",
+            description="Train after data",
+        )
     )
     return run
 

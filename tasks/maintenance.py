@@ -6,18 +6,21 @@ from typing import Any
 
 from prefect.artifacts import acreate_table_artifact
 
+from tasks.patience import shown
+
 
 async def publish_maintenance(tidied: dict[str, Any], report: dict[str, Any] | None) -> None:
     """One table of counts and, where the root was checked, one of its faults with what to do."""
-    await acreate_table_artifact(
-        table=summary(tidied, report), key="maintenance", description="What was done and checked"
-    )
+    rows = summary(tidied, report)
+    told = "What was done and checked"
+    await shown(lambda: acreate_table_artifact(table=rows, key="maintenance", description=told))
     if report is not None:
-        told = f"{report['faults']:,} faults" if report["faults"] else "No fault was found"
-        await acreate_table_artifact(
-            table=[_fault(line) for line in report["listed"]],
-            key="maintenance-faults",
-            description=told,
+        found = f"{report['faults']:,} faults" if report["faults"] else "No fault was found"
+        faults = [_fault(line) for line in report["listed"]]
+        await shown(
+            lambda: acreate_table_artifact(
+                table=faults, key="maintenance-faults", description=found
+            )
         )
 
 

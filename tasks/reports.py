@@ -20,6 +20,7 @@ from stages.base import Progress
 from stages.chain import STAGES
 from storage.catalog import CATALOG
 from storage.root import Root
+from tasks.patience import shown
 
 EVERY_S = 5.0
 QUERIES = (
@@ -59,8 +60,10 @@ def share_done(progress: Progress) -> float:
 @contextlib.asynccontextmanager
 async def reporting(progress: Progress, every_s: float = EVERY_S) -> AsyncIterator[None]:
     """Keeps the run's progress artifact up to date, and leaves the table of stages at its end."""
-    made = await acreate_progress_artifact(progress=0.0, description="Share of the stages done")
-    artifact = made if isinstance(made, UUID) else made.id  # type: ignore[union-attr]
+    made = await shown(
+        lambda: acreate_progress_artifact(progress=0.0, description="Share of the stages done"), 0
+    )
+    artifact = getattr(made, "id", made)
     updating = asyncio.create_task(_update(artifact, progress, every_s))
     try:
         yield
@@ -68,16 +71,24 @@ async def reporting(progress: Progress, every_s: float = EVERY_S) -> AsyncIterat
         updating.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await updating
-        await aupdate_progress_artifact(artifact, progress=share_done(progress))
-        await acreate_table_artifact(
-            table=stage_table(progress), key="stages", description="What each stage did"
+        await _move(artifact, progress)
+        await shown(
+            lambda: acreate_table_artifact(
+                table=stage_table(progress), key="stages", description="What each stage did"
+            )
         )
 
 
-async def _update(artifact: UUID, progress: Progress, every_s: float) -> None:
+async def _update(artifact: UUID | None, progress: Progress, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await aupdate_progress_artifact(artifact, progress=share_done(progress))
+        await _move(artifact, progress)
+
+
+async def _move(artifact: UUID | None, progress: Progress) -> None:
+    if artifact is not None:
+        percent = share_done(progress)
+        await shown(lambda: aupdate_progress_artifact(artifact, progress=percent), 0)
 
 
 def stage_table(progress: Progress) -> list[dict[str, Any]]:
@@ -87,10 +98,12 @@ def stage_table(progress: Progress) -> list[dict[str, Any]]:
 async def publish_card(root: Root, receipt: dict[str, Any]) -> None:
     """The dataset's card, with queries to copy at its top."""
     card = root.read_bytes(f"{receipt['path']}/README.md").decode()
-    await acreate_markdown_artifact(
-        markdown=query_page(root) + "\n" + card,
-        key="dataset-card",
-        description="Dataset card, and queries to copy",
+    await shown(
+        lambda: acreate_markdown_artifact(
+            markdown=query_page(root) + "\n" + card,
+            key="dataset-card",
+            description="Dataset card, and queries to copy",
+        )
     )
 
 

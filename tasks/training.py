@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from report.curves import draw, thin
+from tasks.patience import shown_here
 
 EVERY_S = 5.0
 # The measures of the miniature world (miniature.scoring.Scores), in a reader's words.
@@ -39,8 +40,9 @@ class TrainingProgress:
 
     def __init__(self, metrics: Path, every_s: float = EVERY_S) -> None:
         self._metrics = metrics
+        told = "Share of the steps done"
         self._bar = _id(
-            create_progress_artifact(progress=0.0, description="Share of the steps done")
+            shown_here(lambda: create_progress_artifact(progress=0.0, description=told), 0)
         )
         self._page: UUID | None = None
         self._every_s = every_s
@@ -50,25 +52,34 @@ class TrainingProgress:
         if time.monotonic() < self._next and percent < 100.0:
             return
         self._next = time.monotonic() + self._every_s
-        update_progress_artifact(self._bar, progress=percent)
-        self.show_losses()
+        bar = self._bar
+        if bar is not None:
+            shown_here(lambda: update_progress_artifact(bar, progress=percent), 0)
+        self._show_losses()
 
-    def show_losses(self) -> None:
+    def _show_losses(self) -> None:
         page = losses_page(read_metrics(self._metrics))
         if page is None:
             return
         if self._page is None:
-            made = create_markdown_artifact(
-                markdown=page, key="losses", description="Losses and accuracies by step"
+            told = "Losses and accuracies by step"
+            self._page = _id(
+                shown_here(
+                    lambda: create_markdown_artifact(markdown=page, key="losses", description=told),
+                    0,
+                )
             )
-            self._page = _id(made)
             return
-        with get_client(sync_client=True) as client:
-            client.update_artifact(self._page, ArtifactUpdate(data=page))
+        shown_here(lambda: _turn(self._page, page), 0)
 
 
-def _id(made: Any) -> UUID:
-    return made if isinstance(made, UUID) else UUID(str(made.id))
+def _turn(artifact: UUID | None, page: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.update_artifact(artifact, ArtifactUpdate(data=page))  # type: ignore[arg-type]
+
+
+def _id(made: Any) -> UUID | None:
+    return getattr(made, "id", made)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -121,8 +132,11 @@ def _number(value: float | None) -> str:
 
 
 def publish_checkpoint(result: dict[str, Any]) -> None:
-    create_markdown_artifact(
-        markdown=checkpoint_page(result), key="checkpoint", description="Trained checkpoint"
+    page = checkpoint_page(result)
+    shown_here(
+        lambda: create_markdown_artifact(
+            markdown=page, key="checkpoint", description="Trained checkpoint"
+        )
     )
 
 
@@ -142,8 +156,11 @@ def checkpoint_page(result: dict[str, Any]) -> str:
 
 
 def publish_comparison(found: dict[str, Any]) -> None:
-    create_markdown_artifact(
-        markdown=comparison_page(found), key="before-after", description="Before and after training"
+    page = comparison_page(found)
+    shown_here(
+        lambda: create_markdown_artifact(
+            markdown=page, key="before-after", description="Before and after training"
+        )
     )
 
 

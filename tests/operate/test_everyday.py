@@ -76,7 +76,6 @@ def first(ui, server, machine, recipe):
     return found
 
 
-@pytest.mark.slow
 def test_a_run_shows_what_failed_what_to_do_and_why_no_training_starts(ui, first):
     assert first["name"] == "build everyday in set"
     shown = ui.artifacts(first["id"])
@@ -109,7 +108,6 @@ def retried(ui, server, first):
     return found, {role: after[role] - before[role] for role in after}
 
 
-@pytest.mark.slow
 def test_a_retry_by_class_pays_for_what_failed_and_what_follows(ui, first, retried):
     run, calls = retried
     assert run["state_type"] == "COMPLETED", run["state"]
@@ -119,7 +117,6 @@ def test_a_retry_by_class_pays_for_what_failed_and_what_follows(ui, first, retri
     assert json.loads(ui.artifacts(run["id"])["failed-rows"]["data"]) == []
 
 
-@pytest.mark.slow
 def test_training_starts_on_that_dataset_and_shows_its_losses_and_what_it_changed(
     ui, machine, retried
 ):
@@ -137,7 +134,6 @@ def test_training_starts_on_that_dataset_and_shows_its_losses_and_what_it_change
     assert "CHAIRs" in shown["before-after"]["data"]
 
 
-@pytest.mark.slow
 def test_the_same_dataset_starts_no_second_training(ui, machine, recipe, retried):
     run = ui.trigger("build-dataset/symmpo", {
         "root": str(machine.folder / "set"), "recipe": recipe, "train_after": TRAINING,
@@ -147,7 +143,6 @@ def test_the_same_dataset_starts_no_second_training(ui, machine, recipe, retried
     assert "is started once" in ui.artifacts(run)["training-start"]["data"]
 
 
-@pytest.mark.slow
 def test_no_key_stands_in_anything_that_prefect_or_the_root_keeps(machine, retried):
     folders = [machine.state, machine.folder / "set", machine.folder / "cache"]
     kept = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -169,7 +164,6 @@ def page():
         browser.close()
 
 
-@pytest.mark.slow
 def test_the_pages_show_the_runs_the_failed_rows_and_the_form_filled_in(
     ui, machine, first, retried, page
 ):
@@ -191,7 +185,6 @@ def test_the_pages_show_the_runs_the_failed_rows_and_the_form_filled_in(
     page.get_by_text("extract", exact=True).first.wait_for()
 
 
-@pytest.mark.slow
 def test_a_form_with_wrong_values_is_refused_before_anything_runs(ui):
     before = len(ui.runs_of("build-dataset/symmpo"))
     with pytest.raises(httpx.HTTPStatusError) as refused:

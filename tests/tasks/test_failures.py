@@ -1,4 +1,5 @@
 import json
+import shlex
 from urllib.parse import unquote
 
 from tasks.failures import retry_page
@@ -19,11 +20,16 @@ def test_a_line_opens_the_form_filled_in():
 
 
 def test_without_a_deployment_the_command_is_shown():
-    page = retry_page("/data/set", ROWS, None)
-    assert "vispref retry --root /data/set --stage rewrite --error-class InvalidAnswer" in page
-    assert "http" not in page.replace(ROWS[0]["example"].replace("`", "'"), "")
+    page = retry_page("/data/my 'set", ROWS, None)
+    command = page.split("```sh\n")[1].split("\n```")[0]
+    assert shlex.split(command) == [
+        "vispref", "retry", "--root", "/data/my 'set", "--stage", "rewrite",
+        "--error-class", "InvalidAnswer",
+    ]  # fmt: skip
+    assert "](http" not in page.replace(ROWS[0]["example"].replace("`", "'"), "")
 
 
 def test_a_model_s_words_stay_in_their_block():
     page = retry_page("/data/set", ROWS, None)
-    assert page.count("```") == 2
+    assert page.split("```text\n")[1].startswith("'''[click](http://evil)\n```\n")
+    assert page.count("```") == 4
