@@ -190,6 +190,11 @@ def test_a_failed_build_says_one_error_and_no_library_speaks(project, world, set
     assert said_once(found.stderr, error), found.stderr
 
 
+def hear_ctrl_c():
+    """A terminal's job does; one that was started in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow  # starts a Prefect server of its own, as a run in a terminal does
 def test_ctrl_c_reaches_the_whole_job_and_still_ends_it(project, world):
     from miniature.annotations import load_annotations
@@ -204,7 +209,7 @@ def test_ctrl_c_reaches_the_whole_job_and_still_ends_it(project, world):
             [sys.executable, "-m", "cli.main", "build", str(project.recipe), "--root",
              str(project.root), "--input", str(world / "prompts.jsonl")],
             cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=hear_ctrl_c,
         )  # fmt: skip
         try:
             deadline = time.monotonic() + 200

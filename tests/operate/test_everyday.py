@@ -15,6 +15,7 @@ from miniature.server import StandInServer
 from tests.operate.machine_helpers import REPOSITORY, Machine
 from tests.operate.ui_helpers import Ui, small_recipe
 
+pytestmark = pytest.mark.timeout(600)
 KEY = "sk-top-secret-of-the-endpoint"
 TRAINING = {
     "start": True,
