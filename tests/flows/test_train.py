@@ -33,6 +33,12 @@ def prefect():
         yield
 
 
+@pytest.fixture(autouse=True)
+def gpus_of_its_own(monkeypatch, tmp_path):
+    """Another training on this machine is nothing to wait for."""
+    monkeypatch.setattr(flow_module, "lock_folder", lambda: tmp_path)
+
+
 @pytest.fixture
 def data(tmp_path):
     """A root whose newest dataset is `dd...`, and that has an older one."""
