@@ -109,7 +109,7 @@ async def test_a_passing_fault_is_tried_again(server, cache, transport, fault):
 
 async def test_faults_of_30_percent_lose_nothing_and_double_nothing(server, cache):
     server.set_faults(["http_500=0.3"])
-    client = make_client(server.base_url, cache, concurrency=20, max_tries=12)
+    client = make_client(server.base_url, cache, concurrency=20, max_tries=30)
     answers = await asked(client, *[rewrite_request(n) for n in range(200)])
     assert [str(answer) for answer in answers if isinstance(answer, Exception)] == []
     assert [f"dog {n}." in answer.text for n, answer in enumerate(answers)] == [True] * 200
