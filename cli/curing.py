@@ -14,7 +14,6 @@ from rich.table import Table
 
 from cli.results import console
 from cli.training import run_training
-from tasks.training import SCORES
 
 RECIPE = "miniature-symmpo"
 SCENES = 200
@@ -40,6 +39,8 @@ def train_and_compare(root: Path, reference: Path, out: Path, scenes: int = SCEN
 
 
 def _table(before: Any, after: Any) -> Table:
+    from tasks.training import SCORES  # brings Prefect, which must find its settings made
+
     table = Table("", box=None, pad_edge=False)
     for name in ("before", "after"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -1,6 +1,9 @@
 """The demo's models and recipe, over several worlds: what it shows must hold with margin."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -54,3 +57,12 @@ def shared(one, other):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(InputError, match=r"clip is missing: train the demo's models"):
         demonstration.write_recipe(tmp_path, tmp_path / "none")
+
+
+def test_the_demo_brings_prefect_only_when_its_settings_are_made():
+    code = "import sys, cli.demonstration; print('prefect' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert found.stdout.strip() == "False"
