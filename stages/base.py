@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -120,6 +121,17 @@ class Progress:
             )
             self.stages[stage] = found
             return found
+
+    @contextmanager
+    def running(self, stage: str, total: int) -> Iterator[None]:
+        """Around a stage's work: it is done when that ends, and stopped when that says so."""
+        self.begin(stage, total)
+        try:
+            yield
+        except StageStopped as stopped:
+            self.end(stage, "stopped", str(stopped))
+            raise
+        self.end(stage)
 
     def end(self, stage: str, state: str = "done", note: str = "") -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from config.errors import RecipeError, RowError, Spent, StageStopped
+from config.errors import RecipeError, RowError, Spent
 from config.settings import Role
 from models.chat import ChatClient, spent_on
 from stages.base import CallStage, Outcome, Row, Work
@@ -132,28 +132,27 @@ async def run_call_stage(
     and there is none; StageStopped once every batch in flight has written what it did.
     """
     pending = await asyncio.to_thread(Pending, work, stage, retry)
-    work.progress.begin(stage.name, pending.count)
     try:
-        if pending.count:
-            if client is None:
-                raise no_endpoint({stage.role: pending.count})
-            runner = BatchRunner(work, stage, client, images)
-            at_once = 1 + -(-ROWS_A_SLOT * client.endpoint.concurrency // work.settings.batch_rows)
-            run = wrap(runner.run)
-            chunks = max(1, work.settings.shard_rows // CHUNK_ROWS)
-            starts = range(0, pending.chunks, chunks)
-            async with client.calling(lambda note: work.progress.tell(stage.name, note)):
-                for number, start in enumerate(starts, 1):
-                    part = range(start, min(start + chunks, pending.chunks))
-                    await shards(
-                        number, len(starts), partial(_drain, work, pending, part, run, at_once)
-                    )
-    except StageStopped as stopped:
-        work.progress.end(stage.name, "stopped", str(stopped))
-        raise
+        with work.progress.running(stage.name, pending.count):
+            if pending.count:
+                if client is None:
+                    raise no_endpoint({stage.role: pending.count})
+                run = wrap(BatchRunner(work, stage, client, images).run)
+                async with client.calling(lambda note: work.progress.tell(stage.name, note)):
+                    await _in_shards(work, pending, client.endpoint.concurrency, run, shards)
     finally:
         await asyncio.to_thread(pending.close)
-    work.progress.end(stage.name)
+
+
+async def _in_shards(
+    work: Work, pending: Pending, concurrency: int, run: RunBatch, shards: RunShard
+) -> None:
+    at_once = 1 + -(-ROWS_A_SLOT * concurrency // work.settings.batch_rows)
+    chunks = max(1, work.settings.shard_rows // CHUNK_ROWS)
+    starts = range(0, pending.chunks, chunks)
+    for number, start in enumerate(starts, 1):
+        part = range(start, min(start + chunks, pending.chunks))
+        await shards(number, len(starts), partial(_drain, work, pending, part, run, at_once))
 
 
 async def _drain(work: Work, pending: Pending, chunks: range, run: RunBatch, at_once: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from config import errors
 from config.digest import digest
-from config.errors import StageStopped
 from stages.base import Row, Work
 from stages.chain import EMBED_CLIP, EMBED_DINO
 from stages.jobs import Compute, Job, Receipt, here
@@ -35,16 +34,11 @@ def embed(work: Work, stage: str, compute: Compute = here) -> None:
     if stage not in work.chain.recipes:
         return
     rows = pending_images(work, stage)
-    work.progress.begin(stage, len(rows))
-    try:
+    with work.progress.running(stage, len(rows)):
         work.check_going()
         for receipt in compute(stage, batches(work, stage, rows)):
             _keep(work, stage, receipt)
             work.check_going()
-    except StageStopped as stopped:
-        work.progress.end(stage, "stopped", str(stopped))
-        raise
-    work.progress.end(stage)
 
 
 def batches(work: Work, stage: str, rows: list[Row]) -> Iterator[Job]:

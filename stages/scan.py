@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from config.digest import bytes_digest, digest
-from config.errors import StageStopped
 from curation.cosines import EdgeCounts
 from stages.base import Row, Work
 from stages.chain import EMBED_CLIP, SCAN
@@ -82,8 +81,7 @@ def scan(work: Work, compute: Compute = here) -> None:
         scans = newest_scans(work, tables)
         absent = sorted((scans.keys() - set(keys)) & embedded_keys(work.root, clip_recipe(work)))
     pending = pending_images(work, keys, scans)
-    work.progress.begin(SCAN, int(pending.sum()))
-    try:
+    with work.progress.running(SCAN, int(pending.sum())):
         if pending.any():
             work.check_going()
             found = Comparison(work, compute, keys, absent, pending)
@@ -95,10 +93,6 @@ def scan(work: Work, compute: Compute = here) -> None:
             with work.tables() as tables:  # a scan that was cut short has left pairs behind
                 drop_duplicates(work.root, tables, "pairs", work.chain.of(SCAN))
             work.progress.add(SCAN, done=int(pending.sum()))
-    except StageStopped as stopped:
-        work.progress.end(SCAN, "stopped", str(stopped))
-        raise
-    work.progress.end(SCAN)
 
 
 def clip_recipe(work: Work) -> str:
